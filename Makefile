@@ -1,0 +1,40 @@
+# Every target makes the environment it needs: `make quickstart` or `make test` is the only command on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE = 1
+export HF_DATASETS_OFFLINE = 1
+export WANDB_MODE ?= offline
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-all check backbone bench
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: .venv/installed  ## Make .venv with everything (train, eval, dev)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: install  ## Train a detector on the embedded shapes world and judge it on generators it never saw (CPU, minutes)
+	$(BIN)/python train.py overwrite=true
+
+test: install  ## Run the fast tests with coverage
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term:skip-covered
+
+test-all: install  ## Run every test, the slow ones included
+	$(BIN)/python -m pytest
+
+check: install  ## Lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+backbone: install  ## Pre-train the shapes backbone again (about an hour on one core)
+	$(BIN)/python experiments/shapes_backbone/pretrain.py
+
+bench: install  ## Measure speed and memory
+	$(BIN)/python benchmarks/run.py

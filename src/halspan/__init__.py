@@ -1,0 +1,3 @@
+"""Train vision-language detectors that find hallucinated words in image captions."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,6 @@
+"""The `halspan` console command."""
+
+
+def main() -> None:
+    """Run the command line."""
+    raise SystemExit(0)

@@ -1,0 +1,1 @@
+"""The shapes world: procedural scenes with captions whose hallucinations are known."""

@@ -1,0 +1,1 @@
+"""Scoring captions with a detector, and judging the scores."""

@@ -1,0 +1,1 @@
+"""Sentence and span figures, as pure functions."""

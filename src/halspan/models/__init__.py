@@ -1,0 +1,1 @@
+"""Vision-language backbones, LoRA, and the heads that turn them into detectors."""
