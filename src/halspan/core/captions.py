@@ -1,0 +1,392 @@
+"""Captions with their annotated sentences and spans, predictions about them, and the JSON records of both."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar, get_args
+
+from halspan.core.checks import (
+    check_choice,
+    check_int,
+    check_keys,
+    check_object,
+    check_probability,
+    check_range,
+    check_text,
+    kind,
+    show,
+)
+from halspan.core.errors import DataError
+from halspan.core.sentences import split_sentences
+
+Label = Literal["correct", "incorrect", "unknown"]
+Direction = Literal["image_to_text", "text_to_image"]
+LABELS: tuple[str, ...] = get_args(Label)
+DIRECTIONS: tuple[str, ...] = get_args(Direction)
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Hallucinated characters `[start, end)` of a caption's text.
+
+    Attributes:
+        start: first character, counted from 0.
+        end: the character after the last one.
+        type: the kind of hallucination, None where nobody said.
+
+    Raises:
+        DataError: the range is not a range, is empty, or the type is not text.
+    """
+
+    start: int
+    end: int
+    type: str | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self.start, self.end)
+        if self.type is not None:
+            check_text("type", self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """How many annotators called a sentence correct, incorrect, unknown.
+
+    Raises:
+        DataError: a count is negative or not a whole number.
+    """
+
+    correct: int
+    incorrect: int
+    unknown: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("correct", "incorrect", "unknown"):
+            count = getattr(self, name)
+            check_int(name, count)
+            if count < 0:
+                raise DataError(f"{name}: {count} is negative; votes are counts, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence `[start, end)` of a caption's text and what annotators said about it.
+
+    Attributes:
+        start: first character, counted from 0.
+        end: the character after the last one.
+        label: None where nobody labelled it.
+        types: the kinds of hallucination known for the sentence as a whole; may be several, may be none.
+        votes: the annotators' votes, where they are known.
+
+    Raises:
+        DataError: the range is not a range or is empty, or the label or a type is not possible.
+    """
+
+    start: int
+    end: int
+    label: Label | None = None
+    types: tuple[str, ...] = ()
+    votes: Votes | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self.start, self.end)
+        if self.label is not None:
+            check_choice("label", self.label, LABELS)
+        for index, name in enumerate(self.types):
+            check_text(f"types[{index}]", name)
+
+    @property
+    def target(self) -> float | None:
+        """Probability that the sentence is incorrect, for training: the share of votes, else the label.
+
+        None where there is nothing to learn: the label is unknown, or there is neither a label nor a vote for
+        correct or incorrect.
+        """
+        if self.label == "unknown":
+            return None
+        if self.votes is not None and (n_judged := self.votes.incorrect + self.votes.correct):
+            return self.votes.incorrect / n_judged
+        return None if self.label is None else float(self.label == "incorrect")
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One image and one text about it.
+
+    Attributes:
+        id: unique within a corpus.
+        image: path of the image, as the corpus writes it.
+        generator: what wrote the text (a captioner) or painted the image (a text-to-image model).
+        direction: which of the two it was.
+        text: the whole text.
+        sentences: in order, disjoint, at least one; what lies between them is judged by nobody.
+        spans: hallucinated characters, in any order; they may overlap.
+
+    Raises:
+        DataError: a field is empty or of the wrong type, or a sentence or span does not fit the text.
+    """
+
+    id: str
+    image: str
+    generator: str
+    direction: Direction
+    text: str
+    sentences: tuple[Sentence, ...]
+    spans: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("id", "image", "generator", "text"):
+            check_text(name, getattr(self, name))
+        check_choice("direction", self.direction, DIRECTIONS)
+        _check_sentences(self.sentences, self.text)
+        _check_inside("spans", self.spans, self.text)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a caption from its JSON object; null stands for an optional key that is absent.
+
+        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`, and
+        `p_incorrect` and `unscored` of a sentence) are accepted and ignored.
+
+        Raises:
+            DataError: the record is not a caption; the message names the field, the value and the remedy.
+        """
+        check_object("record", record)
+        check_keys("a caption", record, _CAPTION_KEYS, n_required=5)
+        if record.get("sentences") is None:
+            check_text("text", record["text"])
+            sentences = tuple(Sentence(start, end) for start, end in split_sentences(record["text"]))
+        else:
+            sentences = _read_list(record, "sentences", _read_sentence)
+        return cls(
+            id=record["id"],
+            image=record["image"],
+            generator=record["generator"],
+            direction=record["direction"],
+            text=record["text"],
+            sentences=sentences,
+            spans=_read_list(record, "spans", _read_span),
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """Write the caption as a JSON object that `from_record` reads back to an equal caption."""
+        return {
+            "id": self.id,
+            "image": self.image,
+            "generator": self.generator,
+            "direction": self.direction,
+            "text": self.text,
+            "sentences": [_sentence_record(sentence) for sentence in self.sentences],
+            "spans": [{"start": span.start, "end": span.end, "type": span.type} for span in self.spans],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedSpan:
+    """Characters `[start, end)` that a detector holds for hallucinated.
+
+    Attributes:
+        start: first character, counted from 0.
+        end: the character after the last one.
+        type: the kind of hallucination, None from a detector that knows no types.
+        score: probability, 0 to 1.
+
+    Raises:
+        DataError: the range is not a range or is empty, or the score is not a probability.
+    """
+
+    start: int
+    end: int
+    type: str | None
+    score: float
+
+    def __post_init__(self) -> None:
+        check_range(self.start, self.end)
+        if self.type is not None:
+            check_text("type", self.type)
+        check_probability("score", self.score)
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceScore:
+    """What a detector says about one sentence: a probability, or why there is none.
+
+    Attributes:
+        p_incorrect: probability that the sentence is incorrect, 0 to 1; None if it is unscored.
+        unscored: the reason why there is no probability; None if there is one.
+
+    Raises:
+        DataError: both are given or neither is, or the probability is none.
+    """
+
+    p_incorrect: float | None
+    unscored: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.p_incorrect is None:
+            if self.unscored is None:
+                raise DataError("p_incorrect: null without a reason; give a probability, or say why in `unscored`")
+            check_text("unscored", self.unscored)
+            return
+        check_probability("p_incorrect", self.p_incorrect)
+        if self.unscored is not None:
+            raise DataError(
+                f"unscored: {show(self.unscored)} beside p_incorrect {self.p_incorrect}; a sentence has one of the two"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a detector says about one caption.
+
+    Attributes:
+        caption: the caption, with whatever annotation it has.
+        sentences: one score for each of the caption's sentences, in their order.
+        spans: what the detector marked.
+
+    Raises:
+        DataError: the number of scores is not the number of sentences, or a span does not fit the text.
+    """
+
+    caption: Caption
+    sentences: tuple[SentenceScore, ...]
+    spans: tuple[PredictedSpan, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.sentences) != len(self.caption.sentences):
+            raise DataError(
+                f"sentences: {len(self.sentences)} scores for the {len(self.caption.sentences)} sentences of caption "
+                f"{self.caption.id!r}; give one score for each"
+            )
+        _check_inside("predicted", self.spans, self.caption.text)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a prediction from its JSON object.
+
+        Raises:
+            DataError: the record is not a caption, or has no prediction; the message names field, value and remedy.
+        """
+        caption = Caption.from_record(record)
+        if record.get("sentences") is None or record.get("predicted") is None:
+            raise DataError("predicted: missing; this is a caption without a prediction: score it first")
+        return cls(
+            caption=caption,
+            sentences=_read_list(record, "sentences", _read_score),
+            spans=_read_list(record, "predicted", _read_predicted_span),
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """Write the caption's JSON object with `p_incorrect` / `unscored` for each sentence, and `predicted`."""
+        record = self.caption.to_record()
+        for sentence, score in zip(record["sentences"], self.sentences, strict=True):
+            sentence["p_incorrect"] = score.p_incorrect
+            if score.unscored is not None:
+                sentence["unscored"] = score.unscored
+        record["predicted"] = [
+            {"start": span.start, "end": span.end, "type": span.type, "score": span.score} for span in self.spans
+        ]
+        return record
+
+
+_CAPTION_KEYS = ("id", "image", "generator", "direction", "text", "sentences", "spans", "predicted")
+_SENTENCE_KEYS = ("start", "end", "label", "types", "votes", "p_incorrect", "unscored")
+_SPAN_KEYS = ("start", "end", "type")
+_PREDICTED_SPAN_KEYS = ("start", "end", "type", "score")
+_VOTES_KEYS = ("correct", "incorrect", "unknown")
+
+
+def _read_sentence(record: Mapping[str, Any]) -> Sentence:
+    check_keys("a sentence", record, _SENTENCE_KEYS, n_required=2)
+    return Sentence(
+        start=record["start"],
+        end=record["end"],
+        label=record.get("label"),
+        types=tuple(_get_list(record, "types")),
+        votes=_read_votes(record.get("votes")),
+    )
+
+
+def _read_votes(record: Any) -> Votes | None:
+    if record is None:
+        return None
+    check_object("votes", record)
+    try:
+        check_keys("votes", record, _VOTES_KEYS, n_required=2)
+        return Votes(record["correct"], record["incorrect"], record.get("unknown", 0))
+    except DataError as error:
+        raise DataError(f"votes.{error}") from None
+
+
+def _read_span(record: Mapping[str, Any]) -> Span:
+    check_keys("a span", record, _SPAN_KEYS, n_required=2)
+    return Span(record["start"], record["end"], record.get("type"))
+
+
+def _read_score(record: Mapping[str, Any]) -> SentenceScore:
+    return SentenceScore(record.get("p_incorrect"), record.get("unscored"))
+
+
+def _read_predicted_span(record: Mapping[str, Any]) -> PredictedSpan:
+    check_keys("a predicted span", record, _PREDICTED_SPAN_KEYS, n_required=4)
+    return PredictedSpan(record["start"], record["end"], record["type"], record["score"])
+
+
+def _read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], _Item]) -> tuple[_Item, ...]:
+    items = []
+    for index, value in enumerate(_get_list(record, key)):
+        check_object(f"{key}[{index}]", value)
+        try:
+            items.append(read(value))
+        except DataError as error:
+            raise DataError(f"{key}[{index}].{error}") from None
+    return tuple(items)
+
+
+def _get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
+    values = record.get(key)
+    if values is None:
+        return ()
+    if not isinstance(values, list | tuple):
+        raise DataError(f"{key}: {show(values)} is {kind(values)}, not a list; put it in [ ]")
+    return values
+
+
+def _sentence_record(sentence: Sentence) -> dict[str, Any]:
+    record: dict[str, Any] = {"start": sentence.start, "end": sentence.end}
+    if sentence.label is not None:
+        record["label"] = sentence.label
+    if sentence.types:
+        record["types"] = list(sentence.types)
+    if (votes := sentence.votes) is not None:
+        record["votes"] = {"correct": votes.correct, "incorrect": votes.incorrect, "unknown": votes.unknown}
+    return record
+
+
+def _check_inside(field: str, ranges: Sequence[Span | PredictedSpan | Sentence], text: str) -> None:
+    for index, item in enumerate(ranges):
+        if item.end > len(text):
+            raise DataError(
+                f"{field}[{index}].end: {item.end} lies beyond the text's {len(text)} characters; "
+                "count characters (not bytes) of this caption's own text"
+            )
+
+
+def _check_sentences(sentences: tuple[Sentence, ...], text: str) -> None:
+    if not sentences:
+        raise DataError("sentences: there are none to judge; leave the key out to have the text split")
+    _check_inside("sentences", sentences, text)
+    for index in range(1, len(sentences)):
+        last, this = sentences[index - 1], sentences[index]
+        if this.start < last.start:
+            raise DataError(
+                f"sentences[{index}].start: {this.start} comes before sentences[{index - 1}] at {last.start}; "
+                "order the sentences by their start"
+            )
+        if this.start < last.end:
+            raise DataError(
+                f"sentences[{index}].start: {this.start} lies inside sentences[{index - 1}], which ends at {last.end}; "
+                "sentences must not overlap"
+            )

@@ -1,0 +1,80 @@
+"""Checks of the values that records are made of; each raises a DataError that names field, value and remedy."""
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from halspan.core.errors import DataError
+
+
+def check_keys(what: str, record: Mapping[str, Any], keys: tuple[str, ...], *, n_required: int) -> None:
+    """Require that the first `n_required` keys are there, and none but `keys`."""
+    if unknown := [key for key in record if key not in keys]:
+        raise DataError(f"{unknown[0]}: unknown key; the keys of {what} are {', '.join(keys)}")
+    if missing := [key for key in keys[:n_required] if key not in record]:
+        raise DataError(f"{missing[0]}: missing; {what} needs {', '.join(keys[:n_required])}")
+
+
+def check_object(field: str, value: Any) -> None:
+    """Require a JSON object."""
+    if not isinstance(value, Mapping):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not an object; write it as {{...}} with its keys")
+
+
+def check_text(field: str, value: Any) -> None:
+    """Require a string with something in it that UTF-8 can write."""
+    if not isinstance(value, str):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not text; write it as a string")
+    if not value.strip():
+        raise DataError(f"{field}: {show(value)} is empty; give some text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{field}: character {error.start} is {value[error.start]!r}, one half of a surrogate pair, which no "
+            "tokenizer and no UTF-8 file can hold; repair the text's encoding"
+        ) from None
+
+
+def check_int(field: str, value: Any) -> None:
+    """Require a whole number; a float or a boolean is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not a whole number; write it as an integer")
+
+
+def check_choice(field: str, value: Any, options: tuple[str, ...]) -> None:
+    """Require one of the options."""
+    if value not in options:
+        raise DataError(f"{field}: {show(value)} is not possible; one of {', '.join(options)}")
+
+
+def check_probability(field: str, value: Any) -> None:
+    """Require a number from 0 to 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not a number; give a probability from 0 to 1")
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise DataError(f"{field}: {value} is not a probability; give a number from 0 to 1")
+
+
+def check_range(start: Any, end: Any) -> None:
+    """Require that `[start, end)` holds at least one character, counted from 0."""
+    check_int("start", start)
+    check_int("end", end)
+    if start < 0:
+        raise DataError(f"start: {start} lies before the text; count characters from 0")
+    if start > end:
+        raise DataError(f"start: {start} lies after end {end}; swap the two")
+    if start == end:
+        raise DataError(f"end: {end} equals start, which leaves no character; ends are exclusive: add 1, or drop it")
+
+
+def show(value: Any) -> str:
+    """Shorten a value for a message."""
+    return reprlib.repr(value)
+
+
+def kind(value: Any) -> str:
+    """Say what kind of JSON value it is."""
+    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,17 @@
+"""The errors a person can act on; each message says the value seen, why it cannot be, and what to do."""
+
+
+class HalspanError(Exception):
+    """Base of every error that halspan raises on purpose; an entry point prints it as one line, without a traceback."""
+
+
+class DataError(HalspanError):
+    """A corpus, a record or an image cannot be used."""
+
+
+class ConfigError(HalspanError):
+    """A configuration key or value is not possible."""
+
+
+class ModelError(HalspanError):
+    """A backbone, an adapter or a detector cannot be built or loaded."""
