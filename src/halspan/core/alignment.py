@@ -8,7 +8,7 @@ Axes: `token`, `character`, `span`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ _LAST_SPACE = 0x3000
 _IS_INK = np.array([not chr(code).isspace() for code in range(_LAST_SPACE + 2)])
 
 
+@runtime_checkable
 class Ranged(Protocol):
     """Characters `[start, end)`: a span, a predicted span or a sentence."""
 

@@ -143,6 +143,10 @@ class Caption:
         _check_sentences(self.sentences, self.text)
         _check_inside("spans", self.spans, self.text)
 
+    def spans_in(self, sentence: Sentence) -> tuple[Span, ...]:
+        """Find the spans that share at least one character with a sentence."""
+        return tuple(span for span in self.spans if span.start < sentence.end and sentence.start < span.end)
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a caption from its JSON object; null stands for an optional key that is absent.
@@ -314,7 +318,7 @@ def _read_votes(record: Any) -> Votes | None:
         return None
     check_object("votes", record)
     try:
-        check_keys("votes", record, _VOTES_KEYS, n_required=2)
+        check_keys("an object of votes", record, _VOTES_KEYS, n_required=2)
         return Votes(record["correct"], record["incorrect"], record.get("unknown", 0))
     except DataError as error:
         raise DataError(f"votes.{error}") from None

@@ -7,6 +7,16 @@ from typing import Any
 
 from halspan.core.errors import DataError
 
+_KINDS = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "nothing",
+}
+
 
 def check_keys(what: str, record: Mapping[str, Any], keys: tuple[str, ...], *, n_required: int) -> None:
     """Require that the first `n_required` keys are there, and none but `keys`."""
@@ -71,10 +81,9 @@ def check_range(start: Any, end: Any) -> None:
 
 def show(value: Any) -> str:
     """Shorten a value for a message."""
-    return reprlib.repr(value)
+    return "null" if value is None else reprlib.repr(value)
 
 
 def kind(value: Any) -> str:
     """Say what kind of JSON value it is."""
-    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "a list", dict: "an object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value), type(value).__name__)

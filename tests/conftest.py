@@ -1,0 +1,11 @@
+"""Set-up shared by all tests: array shapes are checked, and property tests draw the same examples every time."""
+
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes are annotated everywhere and checked here only: these modules are not imported yet when pytest reads this file.
+_SHAPED = [f"halspan.core.{name}" for name in ("alignment", "targets", "losses", "decoding")] + ["halspan.metrics"]
+install_import_hook(_SHAPED, "beartype.beartype")
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
