@@ -1,0 +1,408 @@
+"""Pre-train the tiny VLM of the shapes world on true captions: `make backbone` (see README.md beside this file).
+
+A `LlavaForConditionalGeneration` of SigLIP and Qwen3 parts learns from scratch, on scenes that no corpus holds, to
+  - predict the next word of true captions (causal rows), and
+  - fill in one masked slot per sentence, seeing the rest of the caption both ways (masked rows; salient span masking,
+    Guu et al. 2020, arXiv 2002.08909; one model for both, Dong et al. 2019, arXiv 1905.03197), and
+  - name what stands in each cell from the projected image tokens (dense captioning; the weight falls to zero).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+)
+
+from halspan.data.shapes.captioning import select_statements
+from halspan.data.shapes.generators import GENERATORS
+from halspan.data.shapes.language import Statement, word
+from halspan.data.shapes.render import CELL_PIXELS, IMAGE_PIXELS, render
+from halspan.data.shapes.scenes import GRID, Scene, sample_scene
+
+STREAM = "pretraining"
+"""Prefix of every random seed here; corpora draw their scenes from streams of other names."""
+
+STEPS, ROWS_PER_STEP = 3600, 24
+IMAGE_TOKENS = GRID**2
+SENTENCES_PER_ROW = 24
+KIND_WEIGHTS = {
+    "place": 4.0, "presence": 1.0, "number": 1.6, "relation": 2.0, "direction": 1.4, "text": 1.2, "background": 0.5,
+}  # fmt: skip
+MAIN_SLOTS = {
+    "place": ("colour", "shape", "size", "texture", "place"),
+    "presence": ("colour", "shape", "size", "texture"),
+    "number": ("number",),
+    "relation": ("relation", "colour", "shape", "colour2", "shape2"),
+    "direction": ("direction",),
+    "text": ("letter",),
+    "background": ("background",),
+}
+SPECIAL_TOKENS = {"pad_token": "<pad>", "mask_token": "<mask>", "eos_token": "<eos>", "image_token": "<image>"}
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on true captions in every style; common words become one token each."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        min_frequency=3,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rng = random.Random(f"{STREAM}/tokenizer")
+    scenes = [sample_scene(rng) for _ in range(3000)]
+    texts = [" ".join(sentence for sentence, _ in _sentences(scene, 12, rng)) for scene in scenes]
+    tokenizer.train_from_iterator([text for text in texts for _ in range(2)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        extra_special_tokens={"image_token": SPECIAL_TOKENS["image_token"]},
+        **{name: token for name, token in SPECIAL_TOKENS.items() if name != "image_token"},
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlavaForConditionalGeneration:
+    """Build the model with random weights: one image token per cell of the grid."""
+    vision = SiglipVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=IMAGE_PIXELS,
+        patch_size=CELL_PIXELS,
+        vision_use_head=False,
+    )
+    text = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS["image_token"]),
+        image_seq_length=IMAGE_TOKENS,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+    )
+    model = LlavaForConditionalGeneration(config)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.08)  # Qwen3's 0.02 leaves tiny models at chance
+    return model
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Build the processor: images as they are (96 x 96), scaled to [-1, 1]."""
+    image_processor = SiglipImageProcessor(size={"height": IMAGE_PIXELS, "width": IMAGE_PIXELS})
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=CELL_PIXELS,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        image_token=SPECIAL_TOKENS["image_token"],
+    )
+
+
+# --- rows: an image and true captions of it -------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One image with several captions: token ids, caption of each token, and the targets of its objective."""
+
+    pixels: Tensor
+    ids: list[int]
+    caption: list[int]
+    labels: list[int]
+    causal: bool
+    cells: list[dict[str, int]]
+
+
+def _sentences(scene: Scene, count: int, rng: random.Random) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield true sentences in random styles, each with the characters of one of its slots, chosen at random."""
+    for statement in select_statements(scene, KIND_WEIGHTS, count, rng):
+        slot = rng.choice([name for name in MAIN_SLOTS[statement.kind] if name in statement.slots])
+        sentence, span = word(_marking(statement, slot), rng.choice(GENERATORS).style, rng)
+        assert span is not None
+        yield sentence, span
+
+
+def _marking(statement: Statement, slot: str) -> Statement:
+    """Mark `slot`, so that wording tells where it is; the statement stays true."""
+    return replace(statement, wrong=(slot,))
+
+
+class TrueCaptions(IterableDataset):
+    """Endless rows of true captions of scenes drawn from the pre-training stream, from row `start` on."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, start: int, *, stream: str = STREAM) -> None:
+        self.tokenizer, self.start, self.stream = tokenizer, start, stream
+
+    def __iter__(self) -> Iterator[Row]:
+        index = self.start
+        while True:
+            yield self.row(random.Random(f"{self.stream}/{index}"))
+            index += 1
+
+    def row(self, rng: random.Random) -> Row:
+        """Draw a scene and word a row about it; half of the rows are causal, half masked."""
+        scene = sample_scene(rng)
+        causal = rng.random() < 0.4
+        row = Row(pixels_of(scene, rng), [], [], [], causal, cell_words(scene, self.tokenizer))
+        caption, room = 0, 0
+        for sentence, (start, end) in _sentences(scene, SENTENCES_PER_ROW, rng):
+            if room == 0:
+                caption, room = caption + 1, rng.choice((1, 1, 2, 4, 6))
+                text_before = ""
+            room -= 1
+            self._append(row, text_before, sentence, start, end, caption)
+            text_before = " "
+        return row
+
+    def _append(self, row: Row, before: str, sentence: str, start: int, end: int, caption: int) -> None:
+        encoding = self.tokenizer(before + sentence, return_offsets_mapping=True, add_special_tokens=False)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        inside = [first < end + len(before) and last > start + len(before) for first, last in offsets]
+        row.labels += ids if row.causal else [i if hit else -100 for i, hit in zip(ids, inside, strict=True)]
+        mask_id = self.tokenizer.mask_token_id
+        row.ids += ids if row.causal else [mask_id if hit else i for i, hit in zip(ids, inside, strict=True)]
+        row.caption += [caption] * len(ids)
+
+
+def pixels_of(scene: Scene, rng: random.Random) -> Tensor:
+    """Render a scene as the processor would: channels first, scaled to [-1, 1]."""
+    image = torch.frombuffer(bytearray(render(scene, rng).tobytes()), dtype=torch.uint8)
+    return image.view(IMAGE_PIXELS, IMAGE_PIXELS, 3).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def cell_words(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, int]]:
+    """Return, for each cell, the words of what stands there, as token ids by slot (an empty dict for an empty cell)."""
+    cells: list[dict[str, int]] = []
+    for thing in scene.cells:
+        words = {} if thing is None else {"shape": thing.shape, "colour": thing.colour}
+        if thing is not None and thing.direction is not None:
+            words["direction"] = thing.direction
+        elif thing is not None and thing.letter is None:
+            words |= {"size": thing.size} | ({"texture": thing.texture} if thing.texture != "plain" else {})
+        cells.append({slot: _word_id(text, tokenizer) for slot, text in words.items()})
+    return cells
+
+
+def _word_id(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
+    return tokenizer(f" {text}", add_special_tokens=False)["input_ids"][0]
+
+
+def collate(rows: list[Row]) -> dict[str, Tensor]:
+    """Pad rows to one length: image tokens first, then the captions, each at the positions after the image."""
+    length = IMAGE_TOKENS + max(len(row.ids) for row in rows)
+    ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), -100)
+    caption, positions = torch.full((len(rows), length), -1), torch.arange(length).repeat(len(rows), 1)
+    for i, row in enumerate(rows):
+        filled = slice(IMAGE_TOKENS, IMAGE_TOKENS + len(row.ids))
+        ids[i, filled], labels[i, filled] = torch.tensor(row.ids), torch.tensor(row.labels)
+        caption[i, :IMAGE_TOKENS], caption[i, filled] = 0, torch.tensor(row.caption)
+        starts = Counter(row.caption)
+        positions[i, filled] = torch.cat([torch.arange(n) for n in starts.values()]) + IMAGE_TOKENS
+    causal = torch.tensor([row.causal for row in rows])
+    cells = torch.full((len(rows), IMAGE_TOKENS, 5), -100)
+    for i, row in enumerate(rows):
+        for cell, words in enumerate(row.cells):
+            for slot, token in words.items():
+                cells[i, cell, ("shape", "colour", "size", "texture", "direction").index(slot)] = token
+    return {
+        "ids": ids,
+        "labels": labels,
+        "caption": caption,
+        "positions": positions,
+        "causal": causal,
+        "cells": cells,
+        "pixels": torch.stack([row.pixels for row in rows]),
+    }
+
+
+def attention_mask(caption: Tensor, causal: Tensor) -> Tensor:
+    """Return the additive mask: captions see the image and themselves, causally or both ways; the image is causal."""
+    n = caption.shape[1]
+    before = torch.ones(n, n, dtype=torch.bool).tril()
+    image, query, key = caption == 0, caption[:, :, None], caption[:, None, :]
+    own = (query == key) & (query > 0) & (before | ~causal[:, None, None])
+    seen = (image[:, None, :] & before) | own | torch.eye(n, dtype=torch.bool)
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean loss of each objective, in nats per token."""
+    image_features = model.get_image_features(pixel_values=batch["pixels"]).pooler_output
+    features = torch.stack(list(image_features))
+    embedding = model.get_input_embeddings()
+    inputs = torch.cat([features, embedding(batch["ids"][:, IMAGE_TOKENS:])], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=inputs,
+        attention_mask=attention_mask(batch["caption"], batch["causal"]),
+        position_ids=batch["positions"],
+        use_cache=False,
+    ).last_hidden_state
+    next_token = batch["labels"].roll(-1, dims=1)
+    next_token[batch["caption"].roll(-1, dims=1) != batch["caption"]] = -100  # a caption's first token has no left
+    targets = torch.where(batch["causal"][:, None], next_token, batch["labels"])
+    read = targets != -100
+    loss = F.cross_entropy((hidden[read] @ embedding.weight.T).float(), targets[read], reduction="none")
+    causal = batch["causal"][:, None].expand_as(read)[read]
+    cells = batch["cells"]
+    cell_logits = (features @ embedding.weight.T).float()[:, :, None].expand(-1, -1, cells.shape[2], -1)
+    return {
+        "causal": loss[causal].sum() / causal.sum().clamp(min=1),
+        "masked": loss[~causal].sum() / (~causal).sum().clamp(min=1),
+        "cells": F.cross_entropy(cell_logits.flatten(0, 2), cells.flatten(), ignore_index=-100),
+    }
+
+
+@torch.no_grad()
+def fill_in_accuracy(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, n: int) -> dict:
+    """Return, by kind of statement and slot, how often the masked slot's first token is filled in right."""
+    rng, hits = random.Random("evaluation/pretraining"), defaultdict(list)
+    for _ in range(n):
+        scene = sample_scene(rng)
+        pixels, rows, names = pixels_of(scene, rng), [], []
+        for statement in select_statements(scene, KIND_WEIGHTS, 16, rng):
+            slot = rng.choice([name for name in MAIN_SLOTS[statement.kind] if name in statement.slots])
+            sentence, span = word(_marking(statement, slot), rng.choice(GENERATORS).style, rng)
+            row = Row(pixels, [], [], [], False, cell_words(scene, tokenizer))
+            TrueCaptions(tokenizer, 0)._append(row, "", sentence, *span, 1)
+            rows.append(row)
+            names.append(f"{statement.kind}.{slot}")
+        batch = collate(rows)
+        predicted = _predict(model, batch)
+        for name, labels, guess in zip(names, batch["labels"], predicted, strict=True):
+            first = int((labels != -100).nonzero()[0])
+            hits[name].append(bool(guess[first] == labels[first]))
+    return {name: round(sum(values) / len(values), 4) for name, values in sorted(hits.items())}
+
+
+def _predict(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> Tensor:
+    features = torch.stack(list(model.get_image_features(pixel_values=batch["pixels"]).pooler_output))
+    inputs = torch.cat([features, model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:])], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=inputs,
+        attention_mask=attention_mask(batch["caption"], batch["causal"]),
+        position_ids=batch["positions"],
+        use_cache=False,
+    ).last_hidden_state
+    return (hidden @ model.get_input_embeddings().weight.T).argmax(-1)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+    """Return the learning rate at `step`: linear warm-up, then a cosine to a twentieth of the peak."""
+    progress = min(1.0, step / steps)
+    return peak * min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Pre-train and save the backbone; a stopped run continues from its last state."""
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, width=args.width, layers=args.layers)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
+    state_path, first = args.to.parent / f"{args.to.name}_training.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    rows = TrueCaptions(tokenizer, first * args.rows)
+    loader = DataLoader(rows, batch_size=args.rows, collate_fn=collate, num_workers=1, prefetch_factor=8)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    started = time.perf_counter()
+    with Progress(*columns) as progress:
+        task = progress.add_task("pre-training", total=args.steps, completed=first)
+        for step, batch in zip(range(first, args.steps), loader, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, args.lr)
+            with torch.autocast("cpu", torch.bfloat16):
+                parts = losses(model, batch)
+            cells_weight = max(0.0, 1 - step / (0.5 * args.steps))
+            loss = parts["causal"] + 2.0 * parts["masked"] + cells_weight * parts["cells"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            progress.update(task, advance=1)
+            if (step + 1) % args.report_every == 0:
+                line = {name: round(float(value), 4) for name, value in parts.items()}
+                seconds = round(time.perf_counter() - started)
+                progress.console.print(json.dumps({"step": step + 1, "seconds": seconds, **line}))
+            if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+                save(model, tokenizer, args.to)
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                torch.save(state, state_path.with_suffix(".tmp"))
+                state_path.with_suffix(".tmp").replace(state_path)
+                progress.console.print(json.dumps({"step": step + 1, **fill_in_accuracy(model, tokenizer, 100)}))
+    print(json.dumps(fill_in_accuracy(model, tokenizer, 500), indent=1))
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the backbone with its tokenizer and processor."""
+    model.save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+
+
+def main() -> None:
+    """Parse the command line and pre-train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=Path, default=Path("checkpoints/shapes_backbone"), help="where to save")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps")
+    parser.add_argument("--rows", type=int, default=ROWS_PER_STEP, help="rows (images) per step")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--width", type=int, default=128, help="hidden size of the text tower")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the text tower")
+    parser.add_argument("--threads", type=int, default=1, help="compute threads")
+    parser.add_argument("--report-every", type=int, default=50, help="steps between loss lines")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

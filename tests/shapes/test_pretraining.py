@@ -1,0 +1,60 @@
+"""The shapes backbone is pre-trained on true captions of scenes that the corpus does not hold."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from halspan.data.shapes import Shapes, captioning
+from halspan.data.shapes.scenes import sample_scene
+from halspan.data.shapes.world import _plan, image_seed
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "shapes_backbone"))
+import pretrain
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return pretrain.build_tokenizer()
+
+
+def test_no_scene_of_the_corpus_is_seen_in_pre_training() -> None:
+    world = {sample_scene(image_seed(0, image)) for image, _ in _plan(Shapes().photos)}
+    seen = {
+        sample_scene(random.Random(f"{pretrain.STREAM}/{i}")) for i in range(pretrain.STEPS * pretrain.ROWS_PER_STEP)
+    }
+    assert len(seen) > 0.99 * pretrain.STEPS * pretrain.ROWS_PER_STEP
+    assert world.isdisjoint(seen)
+
+
+def test_no_wrong_statement_can_be_worded_in_pre_training(tokenizer: PreTrainedTokenizerFast, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a statement was corrupted")
+
+    monkeypatch.setattr(captioning, "corrupt", refuse)
+    monkeypatch.setattr("halspan.data.shapes.language._ERRORS", {})
+    rows = pretrain.TrueCaptions(tokenizer, start=0)
+    made = [row for row, _ in zip(rows, range(50), strict=False)]
+    assert {row.causal for row in made} == {True, False}
+
+
+def test_masked_rows_ask_for_one_slot_per_sentence_and_causal_rows_for_every_word(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    for row, _ in zip(pretrain.TrueCaptions(tokenizer, start=0), range(20), strict=False):
+        if row.causal:
+            assert row.labels == row.ids
+            continue
+        masked = [token == tokenizer.mask_token_id for token in row.ids]
+        assert masked == [label != -100 for label in row.labels]
+        assert 0.03 < sum(masked) / len(masked) < 0.4
+
+
+def test_common_words_are_single_tokens_and_any_text_survives(tokenizer: PreTrainedTokenizerFast) -> None:
+    for text in (" circle", " striped", " left", " beige"):
+        assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
+    for text in ("Ein rötliches Dreieck.", "赤い丸 🟥"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
