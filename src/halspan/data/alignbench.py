@@ -1,0 +1,313 @@
+"""The reader of AlignBench (arXiv 2511.20515) and of corpora in its columns: one row is one sentence."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from halspan.core.captions import Caption, Direction, Sentence, Span
+from halspan.core.errors import DataError
+from halspan.data.alignbench_rows import ImageReference, Row, read_row, read_source
+from halspan.data.corpus import (
+    EXAMPLES,
+    Corpus,
+    OnProblem,
+    Share,
+    Skips,
+    find_corpus_file,
+    find_image_root,
+    join_sentences,
+    keep_with_images,
+)
+from halspan.data.error_words import Match, match_words
+from halspan.data.jsonl import read_objects
+
+logger = logging.getLogger(__name__)
+
+HUB_DATASET = "omron-sinicx/AlignBench"
+FILE_NAMES = ("halcap_bench.jsonl", "*.jsonl")
+TEXT_TO_IMAGE_MODELS = ("sd", "gpt4o-imagen")
+# Fewer words than this share found in their sentences means that their form was misread, not that annotators mistyped.
+MIN_MATCHED = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class AlignBench:
+    """AlignBench from the Hugging Face hub, or a corpus in its columns from a file.
+
+    Attributes:
+        path: the file, or a folder with `halcap_bench.jsonl` or one other `*.jsonl`; the hub's dataset if None.
+        revision: branch, tag or commit of the hub's dataset; of no effect with `path`.
+        images: folder with the images that the release only links to, named as in `image_url`, `image_name` or
+            `image_path_in_repo`; the corpus's own folder if None.
+        on_error: "raise" stops at the first malformed or repeated row or incomplete caption, "skip" leaves out the
+            captions concerned and counts them.
+        missing_image: the same for captions whose image is missing or unreadable; "skip", since links die.
+        min_images: least share of usable images, 0 to 1; below it the corpus is refused.
+    """
+
+    path: Path | None = None
+    revision: str = "main"
+    images: Path | None = None
+    on_error: OnProblem = "raise"
+    missing_image: OnProblem = "skip"
+    min_images: Share = 0.9
+
+    def load(self) -> Corpus:
+        """Read the corpus: the rows of one model and image, in the order of `sentence_index`, are one caption.
+
+        Error words become spans where they occur in their sentence; where they do not, the sentence stays incorrect
+        without a span. `notes` counts them, with the forms in which words and types came.
+
+        Raises:
+            DataError: the corpus cannot be found or used; the message names file, line, value and remedy.
+        """
+        file, source = self._find()
+        skips, findings = Skips(self.on_error), Findings()
+        groups = _read_groups(file, skips, findings)
+        locate = _ImageFinder(file.parent, find_image_root(self.images, file.parent), (group.image for group in groups))
+        captions = keep_with_images(
+            _assemble(groups, locate, skips, findings),
+            file.parent,
+            missing_image=self.missing_image,
+            min_images=self.min_images,
+            skips=skips,
+        )
+        skips.log()
+        findings.check(self.on_error)
+        return Corpus(
+            name="alignbench",
+            captions=captions,
+            image_root=file.parent,
+            skipped=dict(skips.counts),
+            source=source,
+            notes=findings.notes() | {"examples": skips.examples | {"error_words": findings.unmatched[:EXAMPLES]}},
+        )
+
+    def _find(self) -> tuple[Path, dict[str, str]]:
+        if self.path is not None:
+            file = find_corpus_file(self.path, FILE_NAMES)
+            return file, {"reader": "alignbench", "path": str(file)}
+        folder = download(self.revision)
+        file = find_corpus_file(folder, FILE_NAMES)
+        return file, {"reader": "alignbench", "dataset": HUB_DATASET, "commit": folder.name, "path": str(file)}
+
+
+def download(revision: str) -> Path:
+    """Fetch AlignBench from the hub, or find it in the hub's cache.
+
+    Args:
+        revision: branch, tag or commit.
+
+    Returns:
+        The folder of the snapshot, which is named after its commit.
+
+    Raises:
+        DataError: the hub cannot be reached and the cache has no such snapshot.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                HUB_DATASET, repo_type="dataset", revision=revision, allow_patterns=["*.jsonl", "images/**"]
+            )
+        )
+    except Exception as error:  # the client passes on whatever the HTTP library below it raises
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"data.path: null means {HUB_DATASET} ({revision}) from the hub, which cannot be had: {reason} "
+            "Set data.path to a folder with halcap_bench.jsonl, or run once online (HF_HUB_OFFLINE unset)"
+        ) from None
+
+
+class Findings:
+    """What the reader met: the forms of the cells, and how the error words were found."""
+
+    def __init__(self) -> None:
+        self.forms: Counter[str] = Counter()
+        self.words: Counter[str] = Counter(matched=0, ambiguous=0, unmatched=0)
+        self.how: Counter[str] = Counter()
+        self.sentences: Counter[str] = Counter()
+        self.unmatched: list[str] = []
+
+    def add_match(self, match: Match, where: str, sentence: str) -> None:
+        """Count how words were found; remember those that were not."""
+        if match.start is None:
+            self.words["unmatched"] += 1
+            self.unmatched.append(f"{where}: error_words: {match.words!r} does not occur in {sentence!r}")
+            return
+        self.words["ambiguous" if match.ambiguous else "matched"] += 1
+        self.how[f"{match.how}, one of a delimited list" if match.split else f"{match.how}"] += 1
+
+    def check(self, on_error: OnProblem) -> None:
+        """Say which words do not occur in their sentence.
+
+        Raises:
+            DataError: most of them, and problems are to be raised.
+        """
+        if not self.unmatched:
+            return
+        n_words = sum(self.words.values())
+        summary = f"{self.unmatched[0]}; so do {len(self.unmatched)} of {n_words} error_words in all"
+        if on_error == "raise" and len(self.unmatched) > (1 - MIN_MATCHED) * n_words:
+            raise DataError(
+                f"{summary}: correct them (data.on_error=skip keeps their sentences as incorrect without a span)"
+            )
+        logger.warning("%s: their sentences stay incorrect without a span", summary)
+
+    def notes(self) -> dict[str, Mapping[str, int]]:
+        """The counts, ready for JSON."""
+        return {
+            "error_words": dict(self.words),
+            "error_words_found": dict(self.how),
+            "sentences": dict(self.sentences),
+            "forms": dict(self.forms),
+        }
+
+
+@plain_dataclass(slots=True)
+class _Group:
+    """The rows of one model and image, by their sentence_index, each with its place in the file."""
+
+    model: str
+    image: ImageReference
+    rows: dict[int, tuple[str, Row]] = field(default_factory=dict)
+    malformed: bool = False
+
+
+def _read_groups(file: Path, skips: Skips, findings: Findings) -> list[_Group]:
+    groups: dict[tuple[str, str], _Group] = {}
+    for where, record in read_objects(file, skips):
+        group = None
+        try:
+            model, image = read_source(record)
+            group = groups.setdefault((model, image.key), _Group(model, image))
+            row, forms = read_row(record)
+        except DataError as error:
+            skips.add("malformed records", f"{where}: {error}")
+            if group is not None:
+                group.malformed = True
+            continue
+        findings.forms.update(f"{column}: {form}" for column, form in forms.items())
+        if row.index in group.rows:
+            skips.add("repeated rows", _repeated(where, row, group))
+            continue
+        group.rows[row.index] = where, row
+    return list(groups.values())
+
+
+def _repeated(where: str, row: Row, group: _Group) -> str:
+    return (
+        f"{where}: sentence_index: {row.index} of {group.model}'s caption of {group.image.key!r} stands in "
+        f"{group.rows[row.index][0]} already; give each sentence one row"
+    )
+
+
+def _assemble(groups: list[_Group], finder: "_ImageFinder", skips: Skips, findings: Findings) -> Iterator[Caption]:
+    for group in groups:
+        if group.malformed:
+            skips.count("captions with malformed records", f"{group.model}'s caption of {group.image.key!r}")
+            continue
+        missing = next(index for index in range(len(group.rows) + 1) if index not in group.rows)
+        if missing < len(group.rows):
+            where = next(iter(group.rows.values()))[0]
+            problem = (
+                f"{where}: sentence_index: {group.model}'s caption of {group.image.key!r} has {len(group.rows)} rows "
+                f"({', '.join(map(str, sorted(group.rows)))}) but no {missing}; add the row, or number from 0"
+            )
+            skips.add("captions with missing sentences", problem)
+            continue
+        yield _caption(group, finder.find(group.image), findings)
+
+
+def _caption(group: _Group, image: str, findings: Findings) -> Caption:
+    places = [group.rows[index] for index in sorted(group.rows)]
+    text, ranges = join_sentences(row.text for _, row in places)
+    sentences, spans = [], []
+    for (where, row), (start, end) in zip(places, ranges, strict=True):
+        types = tuple(dict.fromkeys(row.types)) if row.label == "incorrect" else ()
+        sentences.append(Sentence(start, end, label=row.label, types=types, votes=row.votes))
+        spans += _spans(row, where, start, findings)
+    return Caption(
+        id=f"{group.model}/{group.image.key}",
+        image=image,
+        generator=group.model,
+        direction=_direction(group.model),
+        text=text,
+        sentences=tuple(sentences),
+        spans=tuple(spans),
+    )
+
+
+def _direction(model: str) -> Direction:
+    return "text_to_image" if model.casefold() in TEXT_TO_IMAGE_MODELS else "image_to_text"
+
+
+def _spans(row: Row, where: str, offset: int, findings: Findings) -> list[Span]:
+    if row.label != "incorrect":
+        if row.words or row.types:
+            findings.sentences[f"{row.label}, their error_words or error_type ignored"] += 1
+        return []
+    if not row.words:
+        findings.sentences["incorrect without error_words"] += 1
+    matches = match_words(row.text, row.words)
+    spans = []
+    for match, type_ in zip(matches, _types_of_matches(row, len(matches), findings), strict=True):
+        findings.add_match(match, where, row.text)
+        if match.start is not None and match.end is not None:
+            spans.append(Span(offset + match.start, offset + match.end, type_))
+    return spans
+
+
+def _types_of_matches(row: Row, n_matches: int, findings: Findings) -> Iterable[str | None]:
+    """One type for all, or one each; otherwise which words are of which type cannot be known."""
+    if len(set(row.types)) <= 1:
+        return [row.types[0] if row.types else None] * n_matches
+    if len(row.types) == n_matches:
+        return row.types
+    if n_matches:
+        findings.sentences["with several types for words in another number, spans left without a type"] += 1
+    return [None] * n_matches
+
+
+class _ImageFinder:
+    """Finds the files of images, in the corpus's folder and in `data.images`.
+
+    A file name that several addresses end in (`.../a/image.jpg`, `.../b/image.jpg`) says nothing about which of them a
+    file is, so it is not used.
+    """
+
+    def __init__(self, folder: Path, images: Path, references: Iterable[ImageReference]) -> None:
+        self.folder = folder
+        self.images = images
+        urls = {reference.url for reference in references if reference.url}
+        self.n_urls = Counter(map(_file_name, urls))
+
+    def find(self, reference: ImageReference) -> str:
+        """The image's path, relative to the corpus's folder or absolute; one that does not exist if there is none."""
+        candidates = list(self._candidates(reference))
+        path = next((path for path in candidates if path.is_file()), candidates[0])
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path.resolve())
+
+    def _candidates(self, reference: ImageReference) -> Iterator[Path]:
+        if reference.path:
+            yield self.folder / reference.path
+            yield self.images / reference.path
+        if reference.name:
+            yield self.images / reference.name
+        if reference.url:
+            name = _file_name(reference.url)
+            if name and self.n_urls[name] == 1:
+                yield self.images / name
+            yield self.images / reference.url
+
+
+def _file_name(url: str) -> str:
+    return PurePosixPath(unquote(urlsplit(url).path)).name

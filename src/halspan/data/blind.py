@@ -1,0 +1,57 @@
+"""The blind control: captions with each other's images, so that a detector that looks at them must fail."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+
+from halspan.core.captions import Caption
+from halspan.data.corpus import Corpus
+
+
+def exchange_images(
+    corpus: Corpus, captions: Iterable[Caption], *, seed: int
+) -> tuple[tuple[Caption, ...], dict[str, str]]:
+    """Exchange images between captions, within each direction: no caption keeps an image of the content it had.
+
+    The exchange is a random cycle through the distinct image contents (Sattolo's algorithm), so captions of one image
+    share another one afterwards, and byte-identical files count as one image.
+
+    Args:
+        corpus: says where images lie.
+        captions: captions of this corpus.
+        seed: of the cycle.
+
+    Returns:
+        The captions with other images, in their order, without those of a direction that has one image only; and for
+        each such direction the reason.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    captions = tuple(captions)
+    contents = {caption.id: corpus.image_hash(caption) for caption in captions}
+    given: dict[tuple[str, str], str] = {}
+    reasons: dict[str, str] = {}
+    for direction in dict.fromkeys(caption.direction for caption in captions):
+        image_of = {contents[c.id]: c.image for c in reversed(captions) if c.direction == direction}
+        if len(image_of) == 1:
+            reasons[direction] = "one image only, so there is none to exchange it for"
+            continue
+        cycle = _random_cycle(sorted(image_of), seed)
+        given |= {(direction, content): image_of[other] for content, other in cycle.items()}
+    exchanged = tuple(
+        replace(caption, image=given[caption.direction, contents[caption.id]])
+        for caption in captions
+        if caption.direction not in reasons
+    )
+    return exchanged, reasons
+
+
+def _random_cycle(items: list[str], seed: int) -> dict[str, str]:
+    """Map every item to another one, in a single random cycle."""
+    source = random.Random(seed)
+    order = list(items)
+    for last in range(len(order) - 1, 0, -1):
+        other = source.randrange(last)
+        order[last], order[other] = order[other], order[last]
+    return dict(zip(items, order, strict=True))

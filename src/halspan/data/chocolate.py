@@ -1,0 +1,155 @@
+"""The reader of CHOCOLATE (Huang et al., ACL Findings 2024): chart captions with error types for each sentence."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from halspan.core.captions import Caption, Sentence
+from halspan.core.checks import check_choice, check_object, check_text, kind, show
+from halspan.core.errors import DataError
+from halspan.data.corpus import (
+    Corpus,
+    OnProblem,
+    Share,
+    Skips,
+    find_corpus_file,
+    find_image_root,
+    join_sentences,
+    keep_with_images,
+)
+from halspan.data.jsonl import parse_json
+
+logger = logging.getLogger(__name__)
+
+TYPES = ("value_error", "label_error", "trend_error", "magnitude_error", "ooc_error", "nonsense_error")
+GRAMMATICAL = "grammatical_error"  # says nothing about the chart: alone, it leaves a sentence correct
+_KEYS = ("sentences", "labels", "model", "image_path", "_id")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Chocolate:
+    """CHOCOLATE as released: a JSON list of captions, each with sentences and their error types; no spans.
+
+    Attributes:
+        path: `chocolate.json`, or its folder.
+        images: folder of the image files; `images/` beside the file if None.
+        on_error: "raise" stops at the first malformed record, "skip" leaves them out and counts them.
+        missing_image: the same for captions whose image is missing or unreadable.
+        min_images: least share of usable images, 0 to 1; below it the corpus is refused.
+    """
+
+    path: Path
+    images: Path | None = None
+    on_error: OnProblem = "raise"
+    missing_image: OnProblem = "raise"
+    min_images: Share = 0.9
+
+    def load(self) -> Corpus:
+        """Read the corpus.
+
+        The release repeats some records whole: `notes` counts them, and the second one is left out. An id that stands
+        for different captions becomes `id#2`.
+
+        Raises:
+            DataError: the corpus cannot be found or used; the message names record, value and remedy.
+        """
+        file = find_corpus_file(self.path, ("chocolate.json", "*.json"))
+        root = find_image_root(self.images, file.parent / "images")
+        skips, notes = Skips(self.on_error), Counter[str]()
+        captions = keep_with_images(
+            _read_captions(file, skips, notes),
+            root,
+            missing_image=self.missing_image,
+            min_images=self.min_images,
+            skips=skips,
+        )
+        skips.log()
+        return Corpus(
+            name="chocolate",
+            captions=captions,
+            image_root=root,
+            taxonomy=TYPES,
+            skipped=dict(skips.counts),
+            source={"reader": "chocolate", "path": str(file)},
+            notes={"records": dict(notes), "examples": skips.examples},
+        )
+
+
+def _read_captions(file: Path, skips: Skips, notes: Counter[str]) -> list[Caption]:
+    captions: dict[str, Caption] = {}
+    for index, record in enumerate(_read_list(file)):
+        where = f"{file}: record {index}"
+        try:
+            caption = _caption(record, notes)
+        except DataError as error:
+            skips.add("malformed records", f"{where}: {error}")
+            continue
+        if captions.get(caption.id) == caption:
+            logger.info("%s: _id: %r stood before, with the same content; left out", where, caption.id)
+            notes["records that repeat another one, left out"] += 1
+            continue
+        if caption.id in captions:
+            notes["records with the id of another one, given a new id"] += 1
+            caption = replace(caption, id=_free_id(caption.id, captions))
+        captions[caption.id] = caption
+    return list(captions.values())
+
+
+def _read_list(file: Path) -> list[Any]:
+    try:
+        records = parse_json(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    if not isinstance(records, list):
+        raise DataError(f"{file}: holds {kind(records)}, not a list of records; give CHOCOLATE's chocolate.json")
+    return records
+
+
+def _caption(record: Any, notes: Counter[str]) -> Caption:
+    check_object("record", record)
+    if missing := [key for key in _KEYS if key not in record]:
+        raise DataError(f"{missing[0]}: missing; a record needs {', '.join(_KEYS)}")
+    check_text("image_path", record["image_path"])
+    check_text("model", record["model"])
+    texts, labels = record["sentences"], record["labels"]
+    if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
+        raise DataError(f"labels: {show(labels)} do not fit sentences {show(texts)}; give one list of types a sentence")
+    for index, text in enumerate(texts):
+        check_text(f"sentences[{index}]", text)
+    text, ranges = join_sentences(texts)
+    types = [_types(f"labels[{index}]", value, notes) for index, value in enumerate(labels)]
+    return Caption(
+        id=record["_id"],
+        image=PurePosixPath(unquote(urlsplit(record["image_path"]).path)).name,
+        generator=record["model"],
+        direction="image_to_text",
+        text=text,
+        sentences=tuple(
+            Sentence(start, end, label="incorrect" if names else "correct", types=names)
+            for (start, end), names in zip(ranges, types, strict=True)
+        ),
+    )
+
+
+def _types(field: str, value: Any, notes: Counter[str]) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not a list; write error types in [ ]")
+    for name in value:
+        check_choice(field, name, (*TYPES, GRAMMATICAL))
+    if value == [GRAMMATICAL]:
+        notes[f"sentences that count as correct, with {GRAMMATICAL} only"] += 1
+    return tuple(dict.fromkeys(name for name in value if name != GRAMMATICAL))
+
+
+def _free_id(taken: str, captions: Mapping[str, Caption]) -> str:
+    return next(id_ for number in count(2) if (id_ := f"{taken}#{number}") not in captions)

@@ -1,0 +1,187 @@
+"""Hallucinated words given as text: parsed from whatever form they come in, and found in their sentence."""
+
+import ast
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from halspan.core.checks import kind, show
+from halspan.core.errors import DataError
+
+How = Literal["exact", "folded", "trimmed"]
+
+# Tried in this order on words that do not occur as they stand.
+DELIMITERS = ("\n", ";", "|", "/", ",")
+# Curly quotes, primes, accents used as apostrophes, guillemets; dashes and hyphens.
+_SAME_CHARACTER = dict.fromkeys("‘’‚‛′´`ʼ", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—−", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where words were found in a sentence.
+
+    Attributes:
+        words: the words looked for.
+        start: first character in the sentence; None if they do not occur.
+        end: the character after the last one; None if they do not occur.
+        how: "exact"; "folded": but for case, kind of quotes and dashes, whitespace; "trimmed": also but for
+            punctuation around the words. None if they do not occur.
+        ambiguous: the words occur more often than they are listed, so that the place is a guess.
+        split: they are part of a list that came as one string.
+    """
+
+    words: str
+    start: int | None = None
+    end: int | None = None
+    how: How | None = None
+    ambiguous: bool = False
+    split: bool = False
+
+
+def parse_words(value: Any) -> tuple[tuple[str, ...], str]:
+    """Read a cell that holds words: a string, a list of strings, either of them encoded as a string, or nothing.
+
+    Args:
+        value: the JSON value of the cell.
+
+    Returns:
+        The non-empty strings, and the name of the form met, such as "list", "JSON list" or "null".
+
+    Raises:
+        DataError: the value is something else, or a list with something else in it.
+    """
+    if value is None or value != value:  # noqa: PLR0124 (NaN, which some writers put for null, is the value unlike itself)
+        return (), "null"
+    if isinstance(value, str):
+        form, items = _parse_string(value.strip())
+    elif isinstance(value, list):
+        form, items = ("list" if value else "empty list"), value
+    else:
+        raise DataError(f"{show(value)} is {kind(value)}; write words as a string or a list of strings")
+    if wrong := [item for item in items if not isinstance(item, str | None)]:
+        raise DataError(f"{show(wrong[0])} in a list is {kind(wrong[0])}; write words as a string or a list of strings")
+    return tuple(item.strip() for item in items if item and item.strip()), form
+
+
+def match_words(sentence: str, words: Sequence[str]) -> tuple[Match, ...]:
+    """Find words in their sentence, in order, at word boundaries, each listing at a place of its own.
+
+    Words are looked for after the preceding ones first, then anywhere. What does not occur as it stands is tried as
+    a list with a delimiter (`DELIMITERS`).
+
+    Args:
+        sentence: the sentence.
+        words: words or phrases, in the order they are listed.
+
+    Returns:
+        One match for each word or part of one, those that do not occur included.
+    """
+    target = _Text(sentence)
+    pieces = [(piece, len(parts) > 1) for parts in (_split(target, phrase) for phrase in words) for piece in parts]
+    found = [target.find(piece) for piece, _ in pieces]
+    listed = Counter(tuple(places) for _, places in found)
+    taken: list[tuple[int, int]] = []
+    matches = []
+    for (piece, split), (how, places) in zip(pieces, found, strict=True):
+        place = _choose(places, taken)
+        if place is None:
+            matches.append(Match(piece, split=split))
+            continue
+        taken.append(place)
+        ambiguous = len(places) > listed[tuple(places)]
+        matches.append(Match(piece, *place, how=how, ambiguous=ambiguous, split=split))
+    return tuple(matches)
+
+
+class _Text:
+    """A sentence, and its folded form with the way back to the sentence's characters."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def folded(self) -> tuple[str, list[int]]:
+        return _fold(self.text)
+
+    def find(self, words: str) -> tuple[How | None, list[tuple[int, int]]]:
+        """Every place of the words, by the strictest way that finds any."""
+        if places := list(_occurrences(self.text, words)):
+            return "exact", places
+        folded = _fold(words)[0].strip()
+        trimmed = folded.strip("".join(c for c in set(folded) if not c.isalnum()))
+        attempts: tuple[tuple[How, str], ...] = (("folded", folded), ("trimmed", trimmed))
+        text, origin = self.folded
+        for how, form in attempts:
+            if places := [(origin[start], origin[end - 1] + 1) for start, end in _occurrences(text, form)]:
+                return how, places
+        return None, []
+
+
+def _parse_string(text: str) -> tuple[str, list[Any]]:
+    if not text:
+        return "empty string", []
+    if text.startswith("[") and text.endswith("]"):
+        for form, parse in (("JSON list", json.loads), ("Python list", ast.literal_eval)):
+            try:
+                items = parse(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(items, list) and all(isinstance(item, str | None) for item in items):
+                return form, items
+    return "string", [text]
+
+
+def _split(target: _Text, phrase: str) -> list[str]:
+    """The phrase itself where it occurs or no part of it does, else its parts by the delimiter that finds most."""
+    if target.find(phrase)[1]:
+        return [phrase]
+    best, best_share = [phrase], 0.0
+    for delimiter in DELIMITERS:
+        parts = [part.strip() for part in phrase.split(delimiter) if part.strip()]
+        share = sum(bool(target.find(part)[1]) for part in parts) / max(1, len(parts))
+        if share > best_share:
+            best, best_share = parts, share
+    return best
+
+
+def _choose(places: list[tuple[int, int]], taken: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The first free place after the last one taken, else the first free one, else one only partly taken."""
+    after = taken[-1][1] if taken else 0
+    free = [place for place in places if all(place[1] <= start or end <= place[0] for start, end in taken)]
+    following = [place for place in free if place[0] >= after]
+    return next(iter(following or free or [place for place in places if place not in taken]), None)
+
+
+def _occurrences(text: str, words: str) -> Iterator[tuple[int, int]]:
+    """Every place of the words that neither starts nor ends inside a word, without overlaps."""
+    start = text.find(words) if words else -1
+    while start >= 0:
+        end = start + len(words)
+        whole = not (_within_word(text, start) or _within_word(text, end))
+        if whole:
+            yield start, end
+        start = text.find(words, end if whole else start + 1)
+
+
+def _within_word(text: str, position: int) -> bool:
+    return 0 < position < len(text) and text[position - 1].isalnum() and text[position].isalnum()
+
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """Text without differences of case, kind of quotes and dashes, and whitespace; and each character's origin."""
+    folded: list[str] = []
+    origin: list[int] = []
+    for index, character in enumerate(text):
+        if character.isspace():
+            form = "" if folded and folded[-1] == " " else " "
+        elif unicodedata.category(character) == "Cf":  # zero-width joiners, byte order marks, soft hyphens
+            form = ""
+        else:
+            form = unicodedata.normalize("NFKD", _SAME_CHARACTER.get(character, character)).casefold()
+        folded.extend(form)
+        origin.extend([index] * len(form))
+    return "".join(folded), origin

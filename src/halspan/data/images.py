@@ -1,0 +1,152 @@
+"""Image files: read as RGB, checked, and identified by their content."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from halspan.core.errors import DataError
+
+# Formats of pictures. Pillow knows more (EPS, WMF, PSD, ...), some of which start other programs.
+# Ordered by how common they are: the later ones make Pillow load all its plugins.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000")
+_TAIL_BYTES = 64
+_BACKGROUND = "white"  # what a viewer puts behind a transparent figure
+
+
+def load_image(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB, upright.
+
+    Palettes, grey, CMYK and 16-bit grey are converted (16-bit values by their high byte, as Pillow itself does for
+    colour; `convert` alone may clip them to white), transparency is laid over white, EXIF orientation is applied. Of
+    a multi-picture JPEG (a photo with previews) the photo is read.
+
+    Raises:
+        DataError: there is no such file, or it is empty, truncated, no image, larger than Pillow's limit of
+            decompressed pixels, animated (which frame the caption describes is anybody's guess), or of a mode
+            without a defined range of brightness (32-bit integers, floats). The message names the file.
+    """
+    with _opened(path) as image:
+        return _to_rgb(image)
+
+
+def check_image(path: Path) -> None:
+    """Decode an image to the last pixel and drop it.
+
+    Raises:
+        DataError: as `load_image`.
+    """
+    load_image(path)
+
+
+def check_image_file(path: Path) -> None:
+    """Find what can be found without decoding: header, size, mode, animation, and whether the end of the file is there.
+
+    A fraction of a millisecond, so that a reader can check every image of a corpus. Only files without their format's
+    end marker are decoded. Bytes damaged in the middle of a file are left to `check_image`.
+
+    Raises:
+        DataError: as `load_image`.
+    """
+    with _opened(path) as image:
+        if not _has_end(path, image.format):
+            image.load()
+
+
+def content_hash(path: Path) -> str:
+    """Identify an image by its content, whatever its name: SHA-256 of the file's bytes, in hexadecimal.
+
+    Bytes rather than decoded pixels: a hundred times faster (no decoding), and independent of the decoder's version,
+    so a split stays what it was. The price is that an image saved again in another encoding counts as another one.
+    Remembered for each file until its size or time stamp changes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _hash_file(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"image {path}: cannot be read ({error.strerror}); restore the file") from None
+
+
+@lru_cache(maxsize=1 << 17)
+def _hash_file(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (both make the cache forget a changed file)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a still image of a usable mode, and turn whatever Pillow raises inside the block into a DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            _check_still(image)
+            yield image
+    except DataError as error:
+        raise DataError(f"image {path}: {error}") from None
+    except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
+        raise DataError(f"image {path}: {_explain(error, path)}") from None
+
+
+def _explain(error: Exception, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist; put the file there or correct its path"
+    if path.is_file() and path.stat().st_size == 0:
+        return "is empty (0 bytes); fetch the file again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror}); check the file and its permissions"
+    if isinstance(error, UnidentifiedImageError):
+        return f"is not an image that can be read; the formats are {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"is too large ({error}); scale it down below {Image.MAX_IMAGE_PIXELS} pixels"
+    return f"cannot be decoded ({error}); the file is damaged or truncated: fetch it again"
+
+
+def _check_still(image: Image.Image) -> None:
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"pixels of mode {image.mode} (32 bits) have no defined range of brightness; save it with 8 or 16 bits"
+        )
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise DataError(
+            f"has several frames ({image.format}), and which of them the caption describes cannot be known; "
+            "save the right one as a still image"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        high_bytes = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(high_bytes.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    pixels = image.convert("RGBA")
+    canvas = Image.new("RGBA", pixels.size, _BACKGROUND)
+    return Image.alpha_composite(canvas, pixels).convert("RGB")
+
+
+def _has_end(path: Path, format_: str | None) -> bool:
+    with path.open("rb") as file:
+        head = file.read(8)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        tail = file.read()
+    ends: dict[str | None, Any] = {
+        "JPEG": b"\xff\xd9" in tail,
+        "MPO": b"\xff\xd9" in tail,
+        "PNG": b"IEND" in tail,
+        "GIF": tail.rstrip(b"\0").endswith(b";"),
+        "WEBP": int.from_bytes(head[4:8], "little") + 8 <= size,
+    }
+    return bool(ends.get(format_, False))
