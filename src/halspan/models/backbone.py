@@ -1,0 +1,129 @@
+"""Loading a vision-language backbone and its processor, whole or not at all."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+
+from halspan.core.errors import ModelError
+from halspan.models.families import Family, family_of
+from halspan.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+TINY_LLAMA4 = "builtin:llama4-tiny"
+_BUILTIN = "builtin:"
+
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """A loaded vision-language model.
+
+    Attributes:
+        model: the `AutoModelForImageTextToText`, frozen.
+        processor: its processor, on the PIL image backend.
+        family: where its parts are.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+
+
+def load_backbone(spec: ModelSpec) -> Backbone:
+    """Load the backbone that a spec names.
+
+    Raises:
+        ModelError: there is no checkpoint, it cannot be read, the model and the checkpoint do not have exactly the
+            same weights, or the tokenizer gives no character offsets.
+    """
+    if not spec.backbone.startswith(_BUILTIN):
+        return _load(spec)
+    if spec.backbone != TINY_LLAMA4:
+        raise ModelError(f"model.backbone: {spec.backbone!r} is not built in; what is: {TINY_LLAMA4}")
+    from halspan.models.tiny import save_tiny_llama4
+
+    with TemporaryDirectory() as folder:
+        save_tiny_llama4(Path(folder))
+        return _load(replace(spec, backbone=folder))
+
+
+def _load(spec: ModelSpec) -> Backbone:
+    if Path(spec.backbone).is_dir() and not Path(spec.backbone, "config.json").is_file():
+        raise ModelError(
+            f"model.backbone: the folder {spec.backbone!r} has no config.json, so it holds no checkpoint; "
+            "give a folder that save_pretrained wrote, or a hub id"
+        )
+    config = _read(spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision))
+    family = family_of(config.model_type)
+    processor = _read(spec, lambda: family.load_processor(spec.backbone, spec.revision))
+    if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
+        raise ModelError(
+            f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
+            "character offsets; save one beside the checkpoint"
+        )
+    return Backbone(model=_load_weights(spec, family), processor=processor, family=family)
+
+
+def _load_weights(spec: ModelSpec, family: Family) -> Any:
+    model, report = _read(
+        spec,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            spec.backbone,
+            revision=spec.revision,
+            dtype=getattr(torch, spec.dtype),
+            attn_implementation=spec.attention,
+            quantization_config=_quantization(spec, family),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below
+        ),
+    )
+    for kind in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(str(key) for key in report[f"{kind}_keys"]):
+            raise ModelError(
+                f"model.backbone: {spec.backbone!r} has {len(keys)} {kind} weights for a {type(model).__name__}: "
+                f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}; give the checkpoint that was saved from "
+                "this model class"
+            )
+    logger.info("backbone: %s from %s", type(model).__name__, spec.backbone)
+    return model.requires_grad_(False)
+
+
+def _quantization(spec: ModelSpec, family: Family) -> BitsAndBytesConfig | None:
+    if spec.quantize is None:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=spec.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[family.vision, family.projector, "lm_head"],
+    )
+
+
+def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:
+    """Read something of the checkpoint, or say what is wrong with it."""
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if Path(spec.backbone).is_dir():
+            what, remedy = "the folder", "repair or replace it"
+        else:
+            what, remedy = (
+                "no folder, and as a hub id",
+                (
+                    "give a folder that exists, or download the hub id once where there is a network (`hf download`, "
+                    "HF_HUB_OFFLINE unset)"
+                ),
+            )
+        raise ModelError(f"model.backbone: {spec.backbone!r}: {what} cannot be read: {reason}; {remedy}") from error

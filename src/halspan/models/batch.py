@@ -1,0 +1,259 @@
+"""What a detector reads in one pass, and how encoded rows are laid out for it.
+
+Axes: `token` (caption tokens of a whole batch, caption after caption), `sentence` (of a whole batch), `slot` (a token's
+place in its sentence), `row` (of the backbone's input), `position` (a token's place in its row).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from halspan.core.captions import Caption
+from halspan.core.losses import Targets
+from halspan.core.targets import CaptionTargets
+from halspan.models.context import NO_BLOCK, PADDING, PROMPT
+from halspan.models.spec import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedCaption:
+    """The tokens of one caption that fit the window.
+
+    Attributes:
+        caption: the caption.
+        ids: vocabulary entries of its tokens.
+        offsets: the tokens' character ranges in the caption's text.
+        token_sentence: the sentence that a token belongs to, -1 for none.
+        unscored: for each sentence, why it gets no score; None for one that gets one.
+        targets: what a detector should say; None where nobody asked for it.
+    """
+
+    caption: Caption
+    ids: Int[ndarray, "token"]
+    offsets: Int[ndarray, "token 2"]
+    token_sentence: Int[ndarray, "token"]
+    unscored: tuple[str | None, ...]
+    targets: CaptionTargets | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedRow:
+    """One image with its prompt, and captions of it, at least one.
+
+    Attributes:
+        prompt: vocabulary entries of the prompt's tokens, image placeholders included.
+        token_inputs: other inputs of the backbone with an entry for each token; these are the prompt's, captions get 0.
+        image_inputs: inputs of the backbone that belong to the image, such as pixels.
+        captions: in any order.
+    """
+
+    prompt: Int[Tensor, "position"]
+    token_inputs: dict[str, Int[Tensor, "position"]]
+    image_inputs: dict[str, Tensor]
+    captions: tuple[EncodedCaption, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a detector reads in one pass.
+
+    Attributes:
+        inputs: of the backbone: `input_ids` and `position_ids` (row, position), pixels and what else the family wants.
+        segments: number of the caption that a token belongs to within its row, from 0; PROMPT, PADDING.
+        blocks: tokens of a row with the same number see each other both ways; NO_BLOCK.
+        token_row: where the state of a caption token is read: its row,
+        token_position: and its position.
+        sentence_tokens: the tokens of each sentence; -1 fills up.
+        captions: in the order of their tokens and sentences.
+        offsets: of each caption, its tokens' character ranges in its text.
+        unscored: of each caption, for each sentence why its score means nothing; None for one that counts.
+        targets: None where nobody asked for them.
+    """
+
+    inputs: dict[str, Tensor]
+    segments: Int[Tensor, "row position"]
+    blocks: Int[Tensor, "row position"]
+    token_row: Int[Tensor, "token"]
+    token_position: Int[Tensor, "token"]
+    sentence_tokens: Int[Tensor, "sentence slot"]
+    captions: tuple[Caption, ...]
+    offsets: tuple[Int[ndarray, "token 2"], ...]
+    unscored: tuple[tuple[str | None, ...], ...]
+    targets: Targets | None
+
+    @property
+    def tokens_per_caption(self) -> list[int]:
+        """How many of the batch's tokens each caption has."""
+        return [len(offsets) for offsets in self.offsets]
+
+    @property
+    def sentences_per_caption(self) -> list[int]:
+        """How many of the batch's sentences each caption has."""
+        return [len(unscored) for unscored in self.unscored]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """Copy the tensors to a device."""
+        targets = self.targets and self.targets.to(device, non_blocking=non_blocking)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), targets)
+
+    def pin_memory(self) -> Self:
+        """Copy the tensors to page-locked memory, from which a copy to a GPU need not block."""
+        return self._map(torch.Tensor.pin_memory, self.targets and self.targets.pin_memory())
+
+    def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> Self:
+        tensors = ("segments", "blocks", "token_row", "token_position", "sentence_tokens")
+        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
+        moved["inputs"] = {name: move(tensor) for name, tensor in self.inputs.items()}
+        return replace(self, targets=targets, **moved)
+
+
+def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -> Batch:
+    """Lay out rows, at least one, as one batch; their order and that of the captions in them are kept.
+
+    Args:
+        rows: encoded rows.
+        context: what a token sees of its own caption.
+        pack_tokens: captions share a prompt while their line stays within so many tokens.
+    """
+    lines: list[_Line] = []
+    places: list[_Place] = []
+    for row in rows:
+        places += _lay_out(row, context, pack_tokens, lines)
+    captions = [caption for row in rows for caption in row.captions]
+    targets = [caption.targets for caption in captions if caption.targets is not None]
+    return Batch(
+        inputs=_join_inputs(lines),
+        segments=_pad([line.segments for line in lines], PADDING),
+        blocks=_pad([line.blocks for line in lines], NO_BLOCK),
+        token_row=_join([np.full(place.stop - place.start, place.line) for place in places]),
+        token_position=_join([np.arange(place.start, place.stop) for place in places]),
+        sentence_tokens=torch.from_numpy(_tokens_of_sentences(captions)),
+        captions=tuple(caption.caption for caption in captions),
+        offsets=tuple(caption.offsets for caption in captions),
+        unscored=tuple(caption.unscored for caption in captions),
+        targets=Targets.join(targets) if targets else None,
+    )
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put items into bins: the longest first, each into the first bin with room for it.
+
+    Args:
+        lengths: of the items, in tokens.
+        capacity: of a bin, in tokens; a longer item has a bin of its own.
+
+    Returns:
+        The items of each bin, by their place in `lengths`, in order.
+    """
+    bins: list[list[int]] = []
+    rooms: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        fitting = next((number for number, room in enumerate(rooms) if lengths[item] <= room), len(bins))
+        if fitting == len(bins):
+            bins.append([])
+            rooms.append(capacity)
+        bins[fitting].append(item)
+        rooms[fitting] -= lengths[item]
+    return [sorted(items) for items in bins]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """One row of the backbone's input: a prompt and the captions behind it."""
+
+    ids: Int[Tensor, "position"]
+    positions: Int[Tensor, "position"]
+    segments: Int[Tensor, "position"]
+    blocks: Int[Tensor, "position"]
+    row: EncodedRow
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the states of one caption are read: positions `[start, stop)` of a line."""
+
+    line: int
+    start: int
+    stop: int
+
+
+def _lay_out(row: EncodedRow, context: Context, pack_tokens: int, lines: list[_Line]) -> list[_Place]:
+    """Add a row's lines, and give the place of each of its captions."""
+    copies = 2 if context == "echo" else 1
+    lengths = [copies * len(caption.ids) for caption in row.captions]
+    places = {}
+    for members in pack(lengths, pack_tokens - len(row.prompt)):
+        end = len(row.prompt)
+        for member in members:
+            end += lengths[member]
+            places[member] = _Place(len(lines), end - len(row.captions[member].ids), end)
+        lines.append(_line(row, [row.captions[member] for member in members], context, copies))
+    return [places[member] for member in range(len(lengths))]
+
+
+def _line(row: EncodedRow, captions: Sequence[EncodedCaption], context: Context, copies: int) -> _Line:
+    n_prompt = len(row.prompt)
+    lengths = [copies * len(caption.ids) for caption in captions]
+    return _Line(
+        ids=_join([row.prompt.numpy(), *(np.tile(caption.ids, copies) for caption in captions)]),
+        positions=_join([np.arange(n_prompt), *(n_prompt + np.arange(length) for length in lengths)]),
+        segments=_join([np.full(n_prompt, PROMPT), np.repeat(np.arange(len(captions)), lengths)]),
+        blocks=_join([np.full(n_prompt, NO_BLOCK), *_blocks(captions, context, copies)]),
+        row=row,
+    )
+
+
+def _blocks(captions: Sequence[EncodedCaption], context: Context, copies: int) -> Iterator[Int[ndarray, "position"]]:
+    first_sentence = 0
+    for number, caption in enumerate(captions):
+        if context == "bidirectional":
+            yield np.full(len(caption.ids), number)
+        elif context == "bidirectional_sentence":
+            yield np.where(caption.token_sentence < 0, NO_BLOCK, first_sentence + caption.token_sentence)
+            first_sentence += len(caption.unscored)
+        else:
+            yield np.full(copies * len(caption.ids), NO_BLOCK)
+
+
+def _join_inputs(lines: Sequence[_Line]) -> dict[str, Tensor]:
+    inputs = {
+        "input_ids": _pad([line.ids for line in lines], 0),
+        "position_ids": _pad([line.positions for line in lines], 0),
+    }
+    for name in lines[0].row.token_inputs:
+        of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0)
+        inputs[name] = F.pad(of_prompts, (0, inputs["input_ids"].shape[1] - of_prompts.shape[1]))
+    for name in lines[0].row.image_inputs:
+        inputs[name] = torch.cat([line.row.image_inputs[name] for line in lines])
+    return inputs
+
+
+def _tokens_of_sentences(captions: Sequence[EncodedCaption]) -> Int[ndarray, "sentence slot"]:
+    """List each sentence's tokens, counted through the batch; at least one slot."""
+    n_sentences = [len(caption.unscored) for caption in captions]
+    firsts = [0, *accumulate(n_sentences)]
+    pairs = zip(captions, firsts[:-1], strict=True)
+    sentence = np.concatenate([np.where(c.token_sentence < 0, -1, c.token_sentence + first) for c, first in pairs])
+    tokens = np.argsort(sentence, kind="stable")[(sentence < 0).sum() :]
+    counts = np.bincount(sentence[tokens], minlength=firsts[-1])
+    slots = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((firsts[-1], max(1, counts.max())), -1)
+    table[sentence[tokens], slots] = tokens
+    return table
+
+
+def _join(parts: Sequence[Int[ndarray, "position"]]) -> Int[Tensor, "position"]:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _pad(parts: list[Int[Tensor, "position"]], value: int) -> Int[Tensor, "row position"]:
+    return pad_sequence(parts, batch_first=True, padding_value=value)

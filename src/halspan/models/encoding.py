@@ -1,0 +1,173 @@
+"""From an image and captions to what a detector reads; captions are tokenised on their own, so offsets are exact."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+from PIL import Image
+
+from halspan.core.alignment import range_of_token
+from halspan.core.captions import Caption
+from halspan.core.errors import ModelError
+from halspan.core.targets import build_targets
+from halspan.models.batch import Batch, EncodedCaption, EncodedRow, collate
+from halspan.models.spec import ModelSpec
+
+__all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
+
+_MOST_CACHED = 32_768  # captions; about 10 kB each
+
+
+class RowEncoder:
+    """Turns images and captions into batches; tokenised captions are kept for the next epoch.
+
+    Args:
+        processor: the backbone's.
+        spec: prompt, context and window.
+        taxonomy: the detector's types, in the order of its logits.
+
+    Raises:
+        ModelError: the prompt does not show the image exactly once.
+    """
+
+    def __init__(self, processor: Any, spec: ModelSpec, taxonomy: Sequence[str]) -> None:
+        self._processor = processor
+        self._spec = spec
+        self._taxonomy = tuple(taxonomy)
+        self._prompt = render_prompt(processor, spec.prompt)
+        self._cache: dict[tuple[Caption, bool], EncodedCaption] = {}
+
+    def encode(self, image: Image.Image, captions: Sequence[Caption], *, targets: bool = True) -> EncodedRow:
+        """Encode one image and captions of it, at least one.
+
+        A sentence that does not fit the window is left out with all that follows it, and says so in `unscored`.
+
+        Args:
+            image: in RGB.
+            captions: in any order; none of them sees another.
+            targets: whether to build targets, for which all types have to be in the taxonomy.
+
+        Raises:
+            DataError: targets are asked for and a type is not in the taxonomy.
+            ModelError: the prompt alone does not fit the window.
+        """
+        inputs = self._encode_prompt(image)
+        prompt = inputs.pop("input_ids")[0]
+        room = self._spec.max_tokens - len(prompt)
+        if room < 1:
+            raise ModelError(
+                f"model.max_tokens: {self._spec.max_tokens} leaves no room for captions behind a prompt of "
+                f"{len(prompt)} tokens, the image included; raise it"
+            )
+        if self._spec.context == "echo":
+            room //= 2
+        per_token = {name for name, tensor in inputs.items() if tensor.shape == (1, len(prompt))}
+        return EncodedRow(
+            prompt=prompt,
+            token_inputs={name: inputs[name][0] for name in per_token},
+            image_inputs={name: tensor for name, tensor in inputs.items() if name not in per_token},
+            captions=tuple(self._encode_caption(caption, room, targets) for caption in captions),
+        )
+
+    def collate(self, rows: Sequence[EncodedRow]) -> Batch:
+        """Put encoded rows, at least one, into one batch; all of them with targets or all without."""
+        return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+
+    def _encode_prompt(self, image: Image.Image) -> dict[str, Any]:
+        bos = self._processor.tokenizer.bos_token
+        is_complete = bos is not None and self._prompt.startswith(bos)  # chat templates write it themselves
+        inputs = self._processor(
+            text=[self._prompt], images=[image], add_special_tokens=not is_complete, return_tensors="pt"
+        )
+        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+
+    def _encode_caption(self, caption: Caption, room: int, targets: bool) -> EncodedCaption:
+        key = (caption, targets)
+        if key not in self._cache:
+            if len(self._cache) >= _MOST_CACHED:
+                self._cache.clear()
+            ids, offsets = self._tokenize(caption.text)
+            self._cache[key] = self._build(caption, ids, offsets, targets)
+        whole = self._cache[key]
+        if len(whole.ids) <= room:
+            return whole
+        kept = _cut(whole.token_sentence, room)
+        return self._build(caption, whole.ids[:kept], whole.offsets[:kept], targets, cut_from=whole)
+
+    def _tokenize(self, text: str) -> tuple[Int[ndarray, "token"], Int[ndarray, "token 2"]]:
+        # what looks like a special token in a caption is text: an image placeholder there would ask for an image
+        tokens = self._processor.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        ids = np.array(tokens["input_ids"], dtype=np.int64)
+        return ids, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+    def _build(
+        self,
+        caption: Caption,
+        ids: Int[ndarray, "token"],
+        offsets: Int[ndarray, "token 2"],
+        targets: bool,
+        *,
+        cut_from: EncodedCaption | None = None,
+    ) -> EncodedCaption:
+        token_sentence = range_of_token(offsets, caption.sentences, caption.text)
+        return EncodedCaption(
+            caption=caption,
+            ids=ids,
+            offsets=offsets,
+            token_sentence=token_sentence,
+            unscored=self._explain(token_sentence, len(caption.sentences), cut_from),
+            targets=build_targets(caption, offsets, self._taxonomy) if targets else None,
+        )
+
+    def _explain(
+        self, token_sentence: Int[ndarray, "token"], n_sentences: int, cut_from: EncodedCaption | None
+    ) -> tuple[str | None, ...]:
+        """Say why sentences without tokens have none."""
+        present = set(token_sentence.tolist())
+        in_whole = set() if cut_from is None else set(cut_from.token_sentence.tolist())
+        too_late = f"does not fit the window of {self._spec.max_tokens} tokens"
+        return tuple(
+            None if sentence in present else too_late if sentence in in_whole else "the tokenizer finds no token in it"
+            for sentence in range(n_sentences)
+        )
+
+
+def render_prompt(processor: Any, prompt: str) -> str:
+    """Write out what stands before the captions.
+
+    Args:
+        processor: with the family's image placeholder and its chat template, if it has one.
+        prompt: a user's turn; or, with the image placeholder in it, the text itself.
+
+    Raises:
+        ModelError: there is no placeholder and no chat template, or the image does not come out exactly once.
+    """
+    placeholder = str(processor.image_token)
+    text = prompt
+    if placeholder not in prompt:
+        if processor.chat_template is None:
+            raise ModelError(
+                f"model.prompt: {prompt!r} does not hold the image placeholder {placeholder!r}, and this processor has "
+                "no chat template that would put it in; write it into the prompt"
+            )
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+    if text.count(placeholder) != 1:
+        raise ModelError(
+            f"model.prompt: {prompt!r} shows the image {text.count(placeholder)} times ({placeholder!r} in {text!r}); "
+            "a row has exactly one image"
+        )
+    return text
+
+
+def _cut(token_sentence: Int[ndarray, "token"], room: int) -> int:
+    """Count the tokens before the first sentence that does not end within `room` tokens."""
+    late = np.setdiff1d(token_sentence[room:], -1)
+    starts_late = np.isin(token_sentence, late)
+    return min(room, int(starts_late.argmax())) if starts_late.any() else room

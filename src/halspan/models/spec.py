@@ -1,0 +1,76 @@
+"""What can be set about a detector's model; checked on construction, nothing heavy imported."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", validate_default=True)
+
+Context = Literal["causal", "echo", "bidirectional", "bidirectional_sentence"]
+CONTEXTS: tuple[str, ...] = get_args(Context)
+
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LoraSpec:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on linear layers of the backbone.
+
+    Attributes:
+        r: rank.
+        alpha: the update is scaled by alpha / r (rslora: alpha / sqrt(r)).
+        dropout: share of the adapters' inputs that is dropped in training, 0 to 1.
+        targets: what gets adapters: names of components (`attention`, `mlp`: of the language tower; `projector`,
+            `vision`), or regular expressions that match the whole path of a layer. What is not named stays frozen.
+        rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
+        dora: directions and magnitudes apart (Liu et al. 2024, arXiv 2402.09353).
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type or range.
+    """
+
+    r: Count
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Annotated[list[Text], Field(min_length=1)]
+    rslora: Switch = False
+    dora: Switch = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelSpec:
+    """A backbone, how it reads a row, and what of it is adapted.
+
+    Attributes:
+        backbone: hub id, local folder, or `builtin:llama4-tiny` (see `halspan.models.tiny`).
+        revision: commit, tag or branch of a hub id; None is its main branch.
+        prompt: what stands before the captions: the user's turn, worded by the processor's chat template; a prompt
+            that contains the family's image placeholder is taken as it is.
+        context: what a caption token sees of its own caption. `causal`: what comes before it. `echo`: the caption
+            stands there twice, and the second copy is read. `bidirectional`: all of it. `bidirectional_sentence`:
+            its own sentence, and what comes before it.
+        max_tokens: most tokens of prompt and one caption together; sentences beyond stay unscored.
+        pack_tokens: captions of one image share a prompt while the row stays within so many tokens; a longer caption
+            has a row of its own. Changes speed and memory, no result.
+        dtype: of the frozen weights.
+        attention: implementation in transformers.
+        quantize: `nf4` loads the language tower's linear layers in 4 bit (bitsandbytes); None as stored.
+        lora: adapters; None trains the heads alone.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type or range.
+    """
+
+    backbone: Text
+    revision: Text | None = None
+    prompt: Text
+    context: Context
+    max_tokens: Count
+    pack_tokens: Count
+    dtype: Literal["float32", "bfloat16"]
+    attention: Literal["eager", "sdpa"]
+    quantize: Literal["nf4"] | None = None
+    lora: LoraSpec | None
