@@ -1,0 +1,159 @@
+"""From the command line to typed objects: what train.py, evaluate.py and export.py share; hydra ends here."""
+
+import difflib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from hashlib import sha256
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from halspan.core.errors import ConfigError, HalspanError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+_LONGEST_NAME = 180  # characters
+
+
+def name_run(experiment: str, mode: RunMode, overrides: str) -> str:
+    """Name a run by its experiment and, in a sweep, by its overrides; a name is one folder, on any file system."""
+    if mode != RunMode.MULTIRUN or not overrides:
+        return experiment
+    name = f"{experiment}-{plain(overrides)}"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def plain(text: str) -> str:
+    """Leave brackets and quotes out, and write what a folder's name cannot hold as %XX."""
+    return quote(text.translate(str.maketrans("", "", "[]{}'\" ")), safe="=,.+-_~")
+
+
+OmegaConf.register_new_resolver("run_name", name_run, replace=True)
+
+
+def build(config: DictConfig, key: str = "") -> Any:
+    """Turn a composed configuration into its spec objects, checking every key and value; nothing is loaded.
+
+    Args:
+        config: a node with a `_target_`.
+        key: where the node stands in the whole configuration, for messages.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is not possible; names key, value and options.
+    """
+    require_values(config, key)
+    try:
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        raise ConfigError(_explain_value(error, config, key)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or key}: {_first_line(error)}") from error
+
+
+def require_values(config: DictConfig, key: str = "") -> None:
+    """Require that nothing is left at `???`.
+
+    Raises:
+        ConfigError: a key has no value.
+    """
+    for missing in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{_join(key, missing)}: missing; give it: {_join(key, missing)}=...")
+
+
+def set_up_logging() -> None:
+    """Show what the library logs on stderr, and of others only warnings."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("halspan").setLevel(logging.INFO)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they set INFO themselves: tips and advertisements
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
+
+
+def run_entry(main: Callable[[], Any]) -> NoReturn:
+    """Run an entry point; errors made on purpose are one line on stderr and exit status 1 or 2, without a traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing and exiting by itself
+    try:
+        main()
+    except HalspanError as error:
+        sys.exit(report_error(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(report_error(ConfigError(_explain_composition(error))))
+    sys.exit(0)
+
+
+def report_error(error: HalspanError) -> int:
+    """Print an error as one line and say which exit status it means."""
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def suggest(word: str, options: Iterable[str]) -> str:
+    """List the options, the likely one first."""
+    names = sorted(options)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}possible: {', '.join(names)}" if names else "it takes no keys"
+
+
+def _explain_value(error: InstantiationException, config: DictConfig, key: str) -> str:
+    """Say what was wrong about a node, from what its constructor said."""
+    from pydantic import ValidationError
+
+    lines = str(error).splitlines()
+    at = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    node = OmegaConf.select(config, at) if at else config
+    cause = error.__cause__
+    if isinstance(cause, HalspanError):
+        return f"{_join(key, at)}: {cause}"
+    if not isinstance(cause, ValidationError):
+        return f"{_join(key, at)}: {lines[0]}"
+    first = cause.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    full = _join(key, at, name)
+    if first["type"] == "unexpected_keyword_argument":
+        owner = get_class(node["_target_"])
+        return (
+            f"{full}: unknown key, value {first['input']!r}; {suggest(name, [field.name for field in fields(owner)])}"
+        )
+    if first["type"] == "missing_argument":
+        return f"{full}: missing; give it: +{full}=..."
+    message = first["msg"].removeprefix("Value error, ")
+    seen = "" if first["type"] == "value_error" else f"{first['input']!r} is not possible; possible: "
+    return f"{full}: {seen}{message}"
+
+
+def _explain_composition(error: Exception) -> str:
+    """Say what was wrong about an override or a group, from what hydra said."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}: {name!r} is not there; {suggest(name, error.options or ())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value; quote values with special characters: 'key=\"a b\"'"
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        options = [str(name) for name in cause.parent_node or () if name not in ("hydra", "_target_")]
+        return f"{cause.full_key}: unknown key; {suggest(str(cause.key), options)}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

@@ -1,0 +1,66 @@
+"""What is shown on the screen: how much of a detector is trained, and how good it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+_FIGURES = {"AUROC": "sentence.auroc", "character F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
+
+
+def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
+    """Show how many parameters of each component are trained.
+
+    Args:
+        components: by name, how many parameters are trained and how many there are.
+    """
+    table = Table(title="Parameters")
+    for column in ("component", "trained", "all", "share"):
+        table.add_column(column, justify="left" if column == "component" else "right")
+    total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
+    for name, (trained, everything) in {**components, "all": total}.items():
+        table.add_row(name, f"{trained:,}", f"{everything:,}", f"{trained / everything:.1%}" if everything else "")
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Show the figures of each part and generator, with the image-blind ones beside the held-out part.
+
+    Args:
+        metrics: what `metrics.json` holds.
+    """
+    table = Table(title="Incorrect sentences and hallucinated words")
+    for column in ("part", "generator", "captions", "incorrect", *_FIGURES):
+        table.add_column(column, justify="left" if column in ("part", "generator") else "right")
+    for part, figures in metrics.items():
+        if "by_generator" not in figures:
+            continue
+        n = figures["n"]
+        table.add_row(part, "all", *_counts(n), *_main_figures(figures), style="bold")
+        for generator, row in figures["by_generator"].items():
+            table.add_row("", generator, *_counts(row["n"]), *(show(row[path]) for path in _FIGURES.values()))
+        table.add_section()
+    for name, figures in controls(metrics).items():
+        table.add_row(name, "all", "", "", show(figures["sentence.auroc.macro"]), "", "")
+    return table
+
+
+def controls(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name what judges `test_heldout` without the right image: the detector itself, and the baselines."""
+    named = {"test_heldout, images exchanged": metrics.get("blind")}
+    named |= {f"test_heldout, {name.replace('_', ' ')}": row for name, row in metrics.get("baselines", {}).items()}
+    return {name: figures for name, figures in named.items() if figures}
+
+
+def show(figure: float | None) -> str:
+    """Write a figure from 0 to 1, or a dash where there is none."""
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _main_figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:
+    span = figures["span"]
+    return show(figures["sentence"]["auroc"]["macro"]), show(span["char"]["f1"]), show(span["typed_char_f1"])
+
+
+def _counts(n: Mapping[str, int]) -> tuple[str, str]:
+    return f"{n['captions']:,}", f"{n['incorrect'] / n['sentences']:.0%}" if n["sentences"] else "-"

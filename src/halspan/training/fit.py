@@ -1,0 +1,116 @@
+"""Training a detector from its rows to `best.ckpt`: the Lightning parts put together."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
+
+from halspan.core.errors import DataError
+from halspan.core.loss_weights import LossWeights
+from halspan.data.rows import Row
+from halspan.models.detector import SpanDetector
+from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from halspan.training.datamodule import Encode, RowData
+from halspan.training.module import DetectorModule, load_trained
+from halspan.training.rundir import RunDirectory
+from halspan.training.spec import OptimizerSpec, TrainerSpec
+
+logger = logging.getLogger(__name__)
+
+
+def seed_process(spec: TrainerSpec, seed: int) -> None:
+    """Seed every random generator of this process and pin its threads."""
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    pl.seed_everything(seed, verbose=False)
+
+
+def fit(
+    detector: SpanDetector,
+    *,
+    train: Sequence[Row],
+    val: Sequence[Row],
+    encode: Encode,
+    run: RunDirectory,
+    trainer: TrainerSpec,
+    optimizer: OptimizerSpec,
+    loss: LossWeights,
+    curves: Logger,
+    seed: int,
+) -> None:
+    """Train a detector, from `last.ckpt` on where there is one; it ends with the weights of `best.ckpt`.
+
+    Args:
+        detector: changed in place.
+        train: training rows.
+        val: validation rows; their loss chooses `best.ckpt`.
+        encode: reads the rows' images and makes one batch of them.
+        run: where the checkpoints are.
+        trainer: machine, batch sizes and length.
+        optimizer: rates, decay and schedule.
+        loss: weights of the loss terms.
+        curves: where curves go.
+        seed: of the order of rows.
+
+    Raises:
+        DataError: there are no training or no validation rows.
+        ModelError: `last.ckpt` belongs to another detector, or the loss is not a number any more.
+    """
+    if not train or not val:
+        raise DataError(
+            f"split: {len(train)} training rows and {len(val)} validation rows; both need at least one image: "
+            "hold out fewer generators or give more data"
+        )
+    rows = RowData(train=train, val=val, encode=encode, spec=trainer, seed=seed)
+    total_steps = rows.total_steps
+    if n_done := _steps_in(run):
+        logger.info("continuing after optimiser step %d of %d", n_done, total_steps)
+    if n_done < total_steps:
+        module = DetectorModule(detector, optimizer=optimizer, loss=loss, total_steps=total_steps)
+        with warnings.catch_warnings():
+            # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            _build_trainer(trainer, run, curves, n_rows=len(train)).fit(
+                module, datamodule=rows, ckpt_path=run.last if n_done else None, weights_only=True
+            )
+    load_trained(detector, run.best)
+
+
+def _steps_in(run: RunDirectory) -> int:
+    """Count the optimiser steps behind `last.ckpt`; 0 where there is none."""
+    if not run.last.exists():
+        return 0
+    return int(torch.load(run.last, weights_only=True, map_location="cpu")["global_step"])
+
+
+def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_rows: int) -> pl.Trainer:
+    val_every_steps = spec.val_every_steps or spec.steps_per_epoch(n_rows)
+    total_steps = spec.total_steps(n_rows)
+    checkpoints = Checkpoints(
+        run, every_steps=spec.save_every_steps, val_every_steps=val_every_steps, total_steps=total_steps
+    )
+    return pl.Trainer(
+        accelerator=spec.accelerator,
+        devices=spec.devices,
+        # Rows are spread by hand, so devices may validate different numbers of batches: no buffers in between.
+        strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
+        precision=spec.precision,
+        max_epochs=1,  # the loader gives all steps of the run at once
+        check_val_every_n_epoch=None,
+        val_check_interval=val_every_steps,
+        num_sanity_val_steps=0,
+        log_every_n_steps=spec.log_every_steps,
+        logger=curves,
+        callbacks=[checkpoints, RichProgressBar(leave=True)],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run.path,
+    )

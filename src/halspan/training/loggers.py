@@ -1,0 +1,51 @@
+"""Where the curves of a run go: a CSV file, or Weights & Biases."""
+
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from halspan.core.files import write_text
+from halspan.training.rundir import RunDirectory, is_first_process
+from halspan.training.spec import LoggerSpec, WandbLoggerSpec
+
+
+def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Mapping[str, Any]) -> Logger:
+    """Build the logger of one run.
+
+    A wandb run is created on the first call for a run directory, which keeps its id; later calls continue it.
+
+    Args:
+        spec: which logger, and its settings.
+        run: where files go.
+        name: of the run.
+        settings: the whole configuration, to be kept with the curves.
+    """
+    if not isinstance(spec, WandbLoggerSpec):
+        return CSVLogger(save_dir=run.path, name="logs", flush_logs_every_n_steps=1)
+    logger = WandbLogger(
+        project=spec.project,
+        entity=spec.entity,
+        name=name,
+        mode=spec.mode,
+        tags=spec.tags,
+        id=_wandb_id(run),
+        save_dir=run.path,
+    )
+    logger.log_hyperparams(dict(settings))
+    return logger
+
+
+def finish_logger(logger: Logger, figures: Mapping[str, float]) -> None:
+    """Add a run's final figures to its wandb run and close it, so that the next run of this process gets its own."""
+    if isinstance(logger, WandbLogger) and is_first_process():
+        logger.experiment.summary.update(dict(figures))
+        logger.experiment.finish()
+
+
+def _wandb_id(run: RunDirectory) -> str:
+    """Give the id of the run directory's wandb run, a new one if it has none."""
+    if not run.wandb_id.exists() and is_first_process():
+        write_text(run.wandb_id, token_hex(4))
+    return run.wandb_id.read_text(encoding="utf-8").strip()

@@ -1,0 +1,179 @@
+"""The LightningModule: one optimiser step over a global batch, the validation loss, and what a checkpoint holds."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor
+from typing_extensions import override
+
+from halspan.core.errors import ModelError
+from halspan.core.loss_weights import LossWeights
+from halspan.core.losses import TERMS, Targets, Term, combine, count_terms, loss_terms
+from halspan.models.batch import Batch
+from halspan.models.detector import SpanDetector
+from halspan.training.optimizer import build_optimizer
+from halspan.training.spec import OptimizerSpec
+
+_PREFIX = "detector."
+
+
+class DetectorModule(pl.LightningModule):
+    """A detector in training.
+
+    Loss terms are divided by their counts over the whole global batch (all passes of all devices), so the gradient
+    does not depend on how the batch is spread.
+
+    Args:
+        detector: what is trained; frozen weights stay as they are and are left out of checkpoints.
+        optimizer: rates, decay and schedule.
+        loss: weights of the loss terms.
+        total_steps: optimiser steps of the whole run.
+    """
+
+    def __init__(
+        self, detector: SpanDetector, *, optimizer: OptimizerSpec, loss: LossWeights, total_steps: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are in no checkpoint; on_load_checkpoint checks the others
+        self.detector = detector
+        self._optimizer_spec = optimizer
+        self._loss_weights = loss
+        self._total_steps = total_steps
+        self._val_sums = torch.zeros(len(TERMS), 2, dtype=torch.float64)
+        self._rng: Mapping[str, Any] | None = None
+
+    @override
+    def configure_optimizers(self) -> Any:
+        trained = [(name, parameter) for name, parameter in self.detector.named_parameters() if parameter.requires_grad]
+        optimizer, schedule = build_optimizer(
+            self._optimizer_spec,
+            lora=[parameter for name, parameter in trained if name.startswith("backbone.")],
+            heads=[parameter for name, parameter in trained if not name.startswith("backbone.")],
+            total_steps=self._total_steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    @override
+    def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
+        """Take one optimiser step over this device's share of a global batch, in one or several passes."""
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        counts = self._count_globally(batch)
+        optimizer.zero_grad()
+        losses = [
+            self._backward(part, counts, is_last=number == len(batch)) for number, part in enumerate(batch, start=1)
+        ]
+        if self._optimizer_spec.clip_norm is not None:
+            self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
+        optimizer.step()
+        schedule.step()
+        self._log_step(torch.stack(losses).sum(), schedule.get_last_lr())
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self._val_sums = torch.zeros(len(TERMS), 2, dtype=torch.float64, device=self.device)
+
+    @override
+    def validation_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
+        """Add up the loss terms of this device's share."""
+        for part in batch:
+            terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
+            self._val_sums += torch.stack([torch.stack([term.total, term.count]) for term in terms.values()])
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss over the whole validation part, nats, and the mean of each term that counts something."""
+        sums = self._sum_over_devices(self._val_sums)
+        terms = {name: Term(total, count) for name, (total, count) in zip(TERMS, sums, strict=True)}
+        self.log("val/loss", combine(terms, self._loss_weights).float(), prog_bar=True)
+        for name, term in terms.items():
+            if term.count > 0:
+                self.log(f"val/{name}", (term.total / term.count).float())
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what was trained, and the state of the random generators."""
+        trained = self.detector.trainable_state_dict()
+        checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
+        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is this detector's, and remember its random state until training starts."""
+        _check_names(self.detector, checkpoint)
+        self._rng = checkpoint["rng"]
+
+    @override
+    def on_train_start(self) -> None:
+        self.detector.train()
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            torch.cuda.set_rng_state_all(self._rng["cuda"])
+
+    def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]], *, is_last: bool) -> Float[Tensor, ""]:
+        """Add one pass's share of the gradient; give its share of the loss."""
+        with nullcontext() if is_last else self._unsynchronised():
+            terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
+            loss = combine(terms, self._loss_weights, counts)
+            self.manual_backward(loss * self.trainer.world_size)  # DDP averages gradients over devices; this sums them
+        return loss.detach()
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Let gradients wait for the step's last pass before they are exchanged between devices."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _count_globally(self, batch: Sequence[Batch]) -> dict[str, Int[Tensor, ""]]:
+        counts = [torch.stack([*count_terms(_targets(part)).values()]) for part in batch]
+        return dict(zip(TERMS, self._sum_over_devices(torch.stack(counts).sum(0)), strict=True))
+
+    def _sum_over_devices(self, values: Tensor) -> Tensor:
+        summed: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return summed
+
+    def _log_step(self, loss: Float[Tensor, ""], rates: Sequence[float]) -> None:
+        loss = self._sum_over_devices(loss)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss.item()} at optimiser step {self.trainer.global_step}; lower optimizer.lora_lr or "
+                "optimizer.head_lr, or set optimizer.clip_norm"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/lr", max(rates))
+
+
+def load_trained(detector: SpanDetector, path: Path) -> None:
+    """Give a detector the trained weights of a checkpoint.
+
+    Raises:
+        ModelError: the checkpoint holds other weights than those that this detector trains.
+    """
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    _check_names(detector, checkpoint)
+    detector.load_trainable_state_dict(
+        {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}
+    )
+
+
+def _check_names(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> None:
+    here = {_PREFIX + name for name in detector.trainable_state_dict()}
+    there = set(checkpoint["state_dict"])
+    if here != there:
+        raise ModelError(
+            f"the checkpoint has {len(there - here)} weights that this detector does not train (such as "
+            f"{min(there - here, default=None)}) and lacks {len(here - there)} (such as "
+            f"{min(here - there, default=None)}); use it with the model.* keys that it was trained with"
+        )
+
+
+def _targets(batch: Batch) -> Targets:
+    if batch.targets is None:
+        raise ValueError("a batch without targets: rows to train on are encoded with them")
+    return batch.targets

@@ -1,0 +1,165 @@
+"""What can be set about a run and its training; checked on construction, nothing heavy imported."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", validate_default=True)
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainerSpec:
+    """A machine, how much it takes at a time, and how long training lasts.
+
+    Attributes:
+        accelerator: what runs the detector.
+        devices: processes of this machine, one accelerator each.
+        strategy: `auto` for one device, `ddp` for several.
+        precision: of the forward pass; heads and losses stay in float32.
+        threads: CPU threads of each process; None leaves torch's own choice.
+        workers: processes that read images and encode rows, for each device; 0 reads in the training process.
+        rows_per_batch: rows (images) of one optimiser step, over all devices.
+        rows_per_pass: rows of one forward pass on one device; None takes a device's whole share in one pass.
+        captions_per_row: most captions of one image behind one image prefix.
+        max_steps: optimiser steps; None counts epochs only. Where both are given, the shorter one ends training.
+        max_epochs: passes over the training rows; None counts steps only.
+        val_every_steps: optimiser steps between validations; None validates after each epoch. The last step is
+            always followed by one.
+        save_every_steps: optimiser steps between two `last.ckpt`.
+        log_every_steps: optimiser steps between two lines of the log.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type or range.
+    """
+
+    accelerator: Literal["cpu", "gpu"]
+    devices: Count
+    strategy: Literal["auto", "ddp"]
+    precision: Literal["32-true", "bf16-mixed"]
+    threads: Count | None
+    workers: Annotated[int, Field(ge=0)]
+    rows_per_batch: Count
+    rows_per_pass: Count | None
+    captions_per_row: Count
+    max_steps: Count | None
+    max_epochs: Count | None
+    val_every_steps: Count | None
+    save_every_steps: Count
+    log_every_steps: Count
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_epochs is None:
+            raise ValueError("max_steps and max_epochs are both null, so training would never end; set one of them")
+        if self.devices > 1 and self.strategy == "auto":
+            raise ValueError(f"strategy 'auto' drives one device, devices is {self.devices}; set strategy to ddp")
+        if self.rows_per_batch < self.devices:
+            raise ValueError(
+                f"rows_per_batch {self.rows_per_batch} leaves some of {self.devices} devices without a row; raise it"
+            )
+
+    def total_steps(self, n_rows: int) -> int:
+        """Optimiser steps of a run over `n_rows` training rows."""
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.max_epochs is not None:
+            limits.append(self.max_epochs * self.steps_per_epoch(n_rows))
+        return min(limits)
+
+    def steps_per_epoch(self, n_rows: int) -> int:
+        """Optimiser steps of one pass over `n_rows` rows; the last one may hold fewer rows."""
+        return -(-n_rows // self.rows_per_batch)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimizerSpec:
+    """AdamW with a warm-up and a decay, each part of the detector with its own learning rate.
+
+    Attributes:
+        lora_lr: peak learning rate of the backbone's trained weights (LoRA).
+        head_lr: peak learning rate of the heads.
+        weight_decay: decoupled, on matrices; vectors (biases, norms) have none.
+        betas: decay of the first and second moment.
+        warmup_fraction: share of all steps with a rising learning rate.
+        schedule: what follows the warm-up, down to 0 at the last step (or not at all).
+        clip_norm: largest norm of the gradient of all trained weights; None does not clip.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type or range.
+    """
+
+    lora_lr: Positive
+    head_lr: Positive
+    weight_decay: NotNegative
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["cosine", "linear", "constant"]
+    clip_norm: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CsvLoggerSpec:
+    """Curves as `logs/version_N/metrics.csv` in the run directory; a resumed run adds a version."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class WandbLoggerSpec:
+    """Curves and final figures at Weights & Biases, one wandb run for each run directory.
+
+    Attributes:
+        project: the wandb project.
+        entity: user or team; None is wandb's default.
+        mode: `offline` keeps the run on disk for `wandb sync`; None follows WANDB_MODE.
+        tags: labels of the run.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type.
+    """
+
+    project: str
+    entity: str | None
+    mode: Literal["online", "offline", "disabled"] | None
+    tags: list[str]
+
+
+LoggerSpec = CsvLoggerSpec | WandbLoggerSpec
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunSpec:
+    """One run, whole; the parts that other packages own are instances of their own spec classes.
+
+    Attributes:
+        run_name: experiment and overrides, the run's identity.
+        run_dir: where everything is left.
+        seed: of the initial heads and LoRA, the order of rows, dropout and the derangement of images.
+        resume: continue from `last.ckpt`.
+        overwrite: start again where there is a run already.
+        blank_images: control: every image, in training and judging, is replaced by a grey one of its size.
+        objective: dotted path into `metrics.json`, what an optimising sweep gets to see.
+        data: a reader with `load()`.
+        model: the detector's spec.
+        split: with `apply(corpus)`.
+        loss: weights of the loss terms.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value has the wrong type.
+    """
+
+    run_name: str
+    run_dir: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    resume: Annotated[bool, Field(strict=True)]
+    overwrite: Annotated[bool, Field(strict=True)]
+    blank_images: Annotated[bool, Field(strict=True)]
+    objective: str
+    trainer: TrainerSpec
+    optimizer: OptimizerSpec
+    logger: LoggerSpec
+    data: Any
+    model: Any
+    split: Any
+    loss: Any

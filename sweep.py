@@ -1,0 +1,153 @@
+"""What a sweep adds to its runs: one run per generator, a record of each job, `sweep.json` and a table at the end."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import configure
+from halspan.core.errors import ConfigError
+from halspan.core.files import write_json
+
+CONF = Path(__file__).parent / "conf"
+_MULTIRUN_FLAGS = ("-m", "--multirun")
+_LEAVE_ONE_OUT = "leave_one_out"
+_NO_IDENTITY = ("experiment", "run_dir", "resume", "overwrite")  # the same list as in conf/config.yaml
+_PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+    """Complete the arguments of a sweep: a folder for it, and `split=leave_one_out` as one run per generator.
+
+    Args:
+        arguments: command line without the program; anything but a sweep is given back as it is.
+
+    Raises:
+        ConfigError: an override cannot be read, or the corpus differs between the runs of `split=leave_one_out`.
+    """
+    if not any(argument in _MULTIRUN_FLAGS for argument in arguments):
+        return list(arguments)
+    given = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(given)
+    added = []
+    if not any(argument.startswith("hydra.sweep.dir=") for argument in given):
+        added.append(f"hydra.sweep.dir='{Path('checkpoints') / _name_sweep(overrides)}'")
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=fixed, return_hydra_config=True)
+    if config.hydra.runtime.choices.split == _LEAVE_ONE_OUT and "split.held_out" not in _keys(overrides):
+        added.append(f"split.held_out={','.join(f'[{name}]' for name in _generators(config, overrides))}")
+    return [argument for argument in arguments if argument != f"split={_LEAVE_ONE_OUT}"] + added
+
+
+def check_job(config: DictConfig) -> None:
+    """Refuse what cannot work in this mode of running.
+
+    Raises:
+        ConfigError: leave-one-out in a single run; in a sweep, several devices or one folder for all runs.
+    """
+    hydra = HydraConfig.get()
+    is_filled_in = any(line.startswith("split.held_out=") for line in hydra.overrides.task)
+    if hydra.runtime.choices.split == _LEAVE_ONE_OUT and not is_filled_in:
+        raise ConfigError(
+            "split: leave_one_out is one run per generator, this is a single run; add -m, or name generators: "
+            "split.held_out='[...]'"
+        )
+    if hydra.mode != RunMode.MULTIRUN:
+        return
+    if config.trainer.devices != 1:
+        raise ConfigError(
+            f"trainer.devices: {config.trainer.devices} is not possible in a sweep, where each job has one device: its "
+            "other processes would start the whole sweep again; set trainer.devices=1 (trainer=gpu or trainer=cpu)"
+        )
+    if "${run_name}" not in OmegaConf.to_container(config, resolve=False)["run_dir"]:
+        raise ConfigError(
+            f"run_dir: {config.run_dir} is one folder for all runs of a sweep; give each its own: "
+            "run_dir='FOLDER/${run_name}'"
+        )
+
+
+def record_job(config: DictConfig, *, figures: Mapping[str, float | None], error: str | None, status: int) -> None:
+    """Leave what became of a sweep's job where the end of the sweep finds it, whatever process ran the job.
+
+    Args:
+        config: the job's configuration.
+        figures: its main figures by dotted path; none if it failed.
+        error: what went wrong, None if nothing did.
+        status: the exit status that a single run would have had.
+    """
+    hydra = HydraConfig.get()
+    record = {
+        "run_name": config.run_name,
+        "run_dir": config.run_dir,
+        "overrides": list(hydra.overrides.task),
+        "status": status,
+        "error": error,
+        "figures": dict(figures),
+    }
+    write_json(_jobs_folder(hydra.sweep.dir) / f"{hydra.job.num:05d}.json", record)
+
+
+class SweepReport(Callback):
+    """Hydra's hook around a sweep: `sweep.json` and a table of all runs, with mean and standard deviation."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Forget the jobs of an earlier sweep of the same name."""
+        shutil.rmtree(_jobs_folder(config.hydra.sweep.dir), ignore_errors=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write and print what all jobs came to; exit with the worst job's status."""
+        from rich.console import Console
+
+        from halspan.reporting.sweeps import summarize_sweep, sweep_table
+
+        folder = Path(config.hydra.sweep.dir)
+        jobs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(_jobs_folder(folder).glob("*.json"))]
+        summary = summarize_sweep(jobs)
+        write_json(folder / "sweep.json", {"overrides": list(config.hydra.overrides.task), **summary})
+        console = Console()
+        console.print(sweep_table(summary))
+        console.print(f"Written to {folder / 'sweep.json'}", soft_wrap=True)
+        shutil.rmtree(_jobs_folder(folder), ignore_errors=True)
+        if status := max((job["status"] for job in jobs), default=0):
+            sys.exit(status)
+
+
+def _jobs_folder(sweep_dir: str | Path) -> Path:
+    return Path(sweep_dir) / "jobs"
+
+
+def _keys(overrides: Sequence[Override]) -> set[str]:
+    return {override.key_or_group for override in overrides}
+
+
+def _name_sweep(overrides: Sequence[Override]) -> str:
+    """Name a sweep as its runs are named, with all values at once."""
+    lines = {override.key_or_group: override.input_line for override in overrides}
+    experiment = lines.pop("experiment", "experiment=shapes").partition("=")[2]
+    kept = [line for key, line in sorted(lines.items()) if not key.startswith("hydra") and key not in _NO_IDENTITY]
+    return configure.name_run(configure.plain(experiment), RunMode.MULTIRUN, "-".join(kept))
+
+
+def _generators(config: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """List the generators of the corpus that all runs of the sweep share."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() and (key in ("data", "experiment") or key.startswith("data.")):
+            raise ConfigError(
+                f"{key}: a sweep over corpora and split=leave_one_out are possible one after the other only, since "
+                "each corpus has its own generators; sweep over one of them"
+            )
+    generators = configure.build(config.data, "data").load().generators
+    return [name if _PLAIN_NAME.fullmatch(name) else "'" + name.replace("'", r"\'") + "'" for name in generators]

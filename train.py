@@ -1,0 +1,206 @@
+"""Train a detector and judge it on generators it never saw: `python train.py --help`."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import configure
+import evaluate
+import sweep
+from halspan.core.errors import ConfigError, HalspanError
+from halspan.core.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from halspan.data.corpus import Corpus
+    from halspan.data.rows import Row
+    from halspan.data.split import SplitParts
+    from halspan.models.batch import Batch
+    from halspan.models.detector import SpanDetector
+    from halspan.models.encoding import RowEncoder
+    from halspan.training.rundir import RunDirectory
+    from halspan.training.spec import RunSpec
+
+logger = logging.getLogger("halspan.train")
+
+# What makes a run that run: a resumed one must agree in it.
+_IDENTITY = ("data", "model", "split", "optimizer", "loss", "seed", "blank_images")
+_MAY_MOVE = {"data.path", "data.images"}
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """Do one run; in a sweep, one job of it. Gives the objective of a sweep."""
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        objective, figures = run(config)
+    except HalspanError as error:
+        status = configure.report_error(error)
+        if not is_sweep:
+            sys.exit(status)  # past hydra, which would add lines of its own
+        sweep.record_job(config, figures={}, error=str(error), status=status)
+        return None
+    if is_sweep:
+        sweep.record_job(config, figures=figures, error=None, status=0)
+    return objective
+
+
+def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
+    """Train and judge one detector; give the objective of a sweep, and the main figures."""
+    from halspan.reporting.sweeps import main_figures
+
+    sweep.check_job(config)
+    spec: RunSpec = configure.build(config)
+    configure.set_up_logging()
+    settings = OmegaConf.to_container(config, resolve=True)
+    metrics = train(spec, settings)
+    return (flatten(metrics).get(spec.objective), main_figures(metrics)) if metrics else (None, {})
+
+
+def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
+    """Load, split, train, judge; leave everything in the run directory.
+
+    Args:
+        spec: the run.
+        settings: its configuration, to be kept.
+
+    Returns:
+        What `metrics.json` holds; nothing in the processes that only help a first one to train.
+    """
+    from halspan.training.rundir import RunDirectory, is_first_process
+
+    place = RunDirectory(Path(spec.run_dir))
+    if is_first_process():
+        place.check(resume=spec.resume, overwrite=spec.overwrite)
+        if spec.resume and place.config.exists() and _is_finished(place, settings):
+            metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
+            evaluate.report(metrics, place.path)
+            return dict(metrics)
+    from halspan.training.fit import seed_process
+
+    seed_process(spec.trainer, spec.seed)
+    corpus = spec.data.load().relocated(None)
+    parts = spec.split.apply(corpus)
+    detector, encoder = _build(spec, corpus)
+    if is_first_process():
+        _begin(place, spec, settings, corpus, parts)
+    return _fit_and_judge(spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give every leaf by its dotted path."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncoder"]:
+    from rich.console import Console
+
+    from halspan.models.detector import build_detector
+    from halspan.reporting.tables import trainable_table
+    from halspan.training.rundir import is_first_process
+
+    detector, encoder = build_detector(spec.model, corpus.taxonomy)
+    if is_first_process():
+        Console().print(trainable_table(detector.trainable_parameters_by_component()))
+    return detector, encoder
+
+
+def _begin(
+    place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any], corpus: "Corpus", parts: "SplitParts"
+) -> None:
+    """Write down what the run is, now that its data and its model are there."""
+    place.prepare(overwrite=spec.overwrite)
+    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(settings | {"resume": False, "overwrite": False})))
+    origin = {"taxonomy": list(corpus.taxonomy), "source": dict(corpus.source), "skipped": dict(corpus.skipped)}
+    write_json(place.split, origin | parts.to_record())
+    for part, captions in parts.parts().items():
+        logger.info("%s: %d captions", part, len(captions))
+
+
+def _fit_and_judge(
+    spec: "RunSpec",
+    settings: dict[str, Any],
+    *,
+    place: "RunDirectory",
+    corpus: "Corpus",
+    parts: "SplitParts",
+    detector: "SpanDetector",
+    encoder: "RowEncoder",
+) -> dict[str, Any]:
+    from halspan.data.rows import group_rows
+    from halspan.training.fit import fit
+    from halspan.training.loggers import build_logger, finish_logger
+    from halspan.training.rundir import is_first_process
+
+    curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
+    metrics: dict[str, Any] = {}
+    try:
+        fit(
+            detector,
+            train=group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row),
+            val=group_rows(corpus, parts.val, max_captions=spec.trainer.captions_per_row),
+            encode=_encode(encoder, blank=spec.blank_images),
+            run=place,
+            trainer=spec.trainer,
+            optimizer=spec.optimizer,
+            loss=spec.loss,
+            curves=curves,
+            seed=spec.seed,
+        )
+        if is_first_process():
+            metrics = evaluate.judge(
+                parts.parts(), detector=detector, encoder=encoder, corpus=corpus, spec=spec, folder=place.path
+            )
+            evaluate.report(metrics, place.path)
+    finally:
+        finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
+    return metrics
+
+
+def _encode(encoder: "RowEncoder", *, blank: bool) -> "Callable[[Sequence[Row]], Batch]":
+    """Make a batch of rows, with their images read."""
+
+    def encode(rows: "Sequence[Row]") -> "Batch":
+        return encoder.collate(
+            [encoder.encode(evaluate.read_image(row.image, blank=blank), row.captions) for row in rows]
+        )
+
+    return encode
+
+
+def _is_finished(place: "RunDirectory", settings: dict[str, Any]) -> bool:
+    """Say whether the run is done, and whether it is the same run at all.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    saved = OmegaConf.to_container(OmegaConf.load(place.config))
+    here, there = (flatten({key: run[key] for key in _IDENTITY}) for run in (settings, saved))
+    for key in sorted((here.keys() | there.keys()) - _MAY_MOVE):
+        if here.get(key) != there.get(key):
+            raise ConfigError(
+                f"{key}: {here.get(key)!r}, but the run in {place.path} has {there.get(key)!r}; resume it with the "
+                "same value, or choose another run_dir"
+            )
+    return place.metrics.exists() and saved["trainer"] == settings["trainer"]
+
+
+def _start() -> None:
+    sys.argv[1:] = sweep.prepare_arguments(sys.argv[1:])
+    main()
+
+
+if __name__ == "__main__":
+    configure.run_entry(_start)
