@@ -97,17 +97,22 @@ def check(path: _Path = None, format_: _Format = Format.auto, images: _Images = 
       halspan data check captions.jsonl
       halspan data check AlignBench/halcap_bench.jsonl --images coco/val2017
     """
-    logging.getLogger("halspan").setLevel(logging.ERROR)  # the table says it all
+    from halspan.data.corpus import EXAMPLES
+
+    logging.getLogger("halspan").setLevel(logging.ERROR)  # what the readers would say is listed below
     corpus = _load(path, format_, images, OnProblem.skip, OnProblem.skip, min_images=0)
-    problems = {reason: (count, _first_example(corpus, reason)) for reason, count in corpus.skipped.items()}
+    problems = {reason: (count, corpus.notes["examples"][reason]) for reason, count in corpus.skipped.items()}
     if damaged := _undecodable_images(corpus):
-        problems["images that cannot be decoded"] = len(damaged), damaged[0]
+        problems["images that cannot be decoded"] = len(damaged), damaged[:EXAMPLES]
     if n_unmatched := corpus.notes.get("error_words", {}).get("unmatched"):
-        problems["error_words that do not occur"] = n_unmatched, _first_example(corpus, "error_words")
+        problems["error_words that do not occur"] = n_unmatched, corpus.notes["examples"]["error_words"]
     console = _console()
     _print_summary(console, corpus)
+    for reason, (count, examples) in problems.items():
+        console.print(f"problem: {reason}: {count}, such as")
+        for example in examples:
+            console.print(f"  {example}")
     if problems:
-        console.print(_problem_table(problems))
         raise typer.Exit(1)
     console.print("No problem found.")
 
@@ -209,10 +214,6 @@ def _undecodable_images(corpus: "Corpus") -> list[str]:
     return messages
 
 
-def _first_example(corpus: "Corpus", reason: str) -> str:
-    return str(corpus.notes["examples"][reason][0])
-
-
 def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
@@ -228,22 +229,12 @@ def _print_summary(console: "Console", corpus: "Corpus") -> None:
     n_spans = sum(len(caption.spans) for caption in corpus.captions)
     console.print(
         f"{corpus.source['path']}: {len(corpus.captions)} captions of {n_images} images, {n_sentences} sentences, "
-        f"{n_spans} spans",
-        soft_wrap=True,
+        f"{n_spans} spans"
     )
     for name, counts in corpus.notes.items():
         if name != "examples" and any(counts.values()):
             listing = ", ".join(f"{key} ({count})" for key, count in counts.items())
-            console.print(f"{name.replace('_', ' ')}: {listing}", soft_wrap=True)
-
-
-def _problem_table(problems: Mapping[str, tuple[int, str]]) -> "Table":
-    table = _table("Problems", "problem", "first of them")
-    table.columns[1].justify = "left"
-    table.columns[1].overflow = "fold"
-    for reason, (count, example) in problems.items():
-        table.add_row(f"{count} {reason}", example)
-    return table
+            console.print(f"{name.replace('_', ' ')}: {listing}")
 
 
 def _size_table(by_generator: Mapping[str, "Statistics"]) -> "Table":

@@ -52,7 +52,7 @@ class Corpus:
             first = next(
                 (f"; first: {problems[0]}" for problems in self.notes.get("examples", {}).values() if problems), ""
             )
-            left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "nothing"
+            left_out = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items()) or "nothing"
             raise DataError(
                 f"corpus {self.name}: no caption can be used (left out: {left_out}{first}); repair the records or give "
                 "another data.path"
@@ -126,7 +126,7 @@ class Skips:
     def log(self) -> None:
         """Say what was left out, with one example each."""
         for reason, count in self.counts.items():
-            logger.warning("left out %d %s, first: %s", count, reason, self.examples[reason][0])
+            logger.warning("left out: %s: %d, first: %s", reason, count, self.examples[reason][0])
 
 
 def find_corpus_file(path: Path, patterns: tuple[str, ...]) -> Path:

@@ -97,7 +97,7 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
                 n_lines += 1
                 where = f"{file}:{number}"
                 try:
-                    record = parse_json(line)
+                    record = parse_json(line.rstrip())
                     check_object("line", record)
                 except DataError as error:
                     skips.add("malformed records", f"{where}: {error}")
@@ -126,7 +126,8 @@ def parse_json(data: bytes) -> Any:
         ) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in error.doc else f"character {error.pos}"
-        raise DataError(f"not JSON: {error.msg} at {place} of {len(error.doc)} characters; repair it") from None
+        problem = "it ends too early" if error.pos == len(error.doc) else error.msg
+        raise DataError(f"not JSON: {problem} ({place}); repair it") from None
     except RecursionError:
         raise DataError("not usable JSON: nested too deeply; repair it") from None
 
