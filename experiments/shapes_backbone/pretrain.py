@@ -13,10 +13,9 @@ import argparse
 import json
 import math
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +36,7 @@ from transformers import (
 
 from halspan.data.shapes.captioning import select_statements
 from halspan.data.shapes.generators import GENERATORS
-from halspan.data.shapes.language import Statement, word
+from halspan.data.shapes.language import word
 from halspan.data.shapes.render import CELL_PIXELS, IMAGE_PIXELS, render
 from halspan.data.shapes.scenes import GRID, Scene, sample_scene
 
@@ -47,6 +46,7 @@ STREAM = "pretraining"
 STEPS, ROWS_PER_STEP = 3600, 24
 IMAGE_TOKENS = GRID**2
 SENTENCES_PER_ROW = 24
+CAUSAL_SHARE = 0.4
 KIND_WEIGHTS = {
     "place": 4.0, "presence": 1.0, "number": 1.6, "relation": 2.0, "direction": 1.4, "text": 1.2, "background": 0.5,
 }  # fmt: skip
@@ -79,7 +79,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     rng = random.Random(f"{STREAM}/tokenizer")
     scenes = [sample_scene(rng) for _ in range(3000)]
-    texts = [" ".join(sentence for sentence, _ in _sentences(scene, 12, rng)) for scene in scenes]
+    texts = [" ".join(sentence for _, sentence, _ in _marked_sentences(scene, 12, rng)) for scene in scenes]
     tokenizer.train_from_iterator([text for text in texts for _ in range(2)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -146,64 +146,59 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 @dataclass
 class Row:
-    """One image with several captions: token ids, caption of each token, and the targets of its objective."""
+    """One image with several captions: token ids, caption of each token (from 1), and the targets of its objective."""
 
     pixels: Tensor
-    ids: list[int]
-    caption: list[int]
-    labels: list[int]
     causal: bool
-    cells: list[dict[str, int]]
+    cells: list[dict[str, int]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    caption: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
-def _sentences(scene: Scene, count: int, rng: random.Random) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield true sentences in random styles, each with the characters of one of its slots, chosen at random."""
+def _marked_sentences(scene: Scene, count: int, rng: random.Random) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Yield true sentences in random styles, each with the name and the characters of one of its slots."""
     for statement in select_statements(scene, KIND_WEIGHTS, count, rng):
         slot = rng.choice([name for name in MAIN_SLOTS[statement.kind] if name in statement.slots])
-        sentence, span = word(_marking(statement, slot), rng.choice(GENERATORS).style, rng)
-        assert span is not None
-        yield sentence, span
+        marked = replace(statement, wrong=(slot,))  # wording then tells where the slot is; the statement stays true
+        sentence, span = word(marked, rng.choice(GENERATORS).style, rng)
+        yield f"{statement.kind}.{slot}", sentence, span
 
 
-def _marking(statement: Statement, slot: str) -> Statement:
-    """Mark `slot`, so that wording tells where it is; the statement stays true."""
-    return replace(statement, wrong=(slot,))
-
-
-class TrueCaptions(IterableDataset):
+class TrueCaptions(IterableDataset[Row]):
     """Endless rows of true captions of scenes drawn from the pre-training stream, from row `start` on."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, start: int, *, stream: str = STREAM) -> None:
-        self.tokenizer, self.start, self.stream = tokenizer, start, stream
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, start: int) -> None:
+        self.tokenizer, self.start = tokenizer, start
 
     def __iter__(self) -> Iterator[Row]:
         index = self.start
         while True:
-            yield self.row(random.Random(f"{self.stream}/{index}"))
+            yield self.row(random.Random(f"{STREAM}/{index}"))
             index += 1
 
     def row(self, rng: random.Random) -> Row:
-        """Draw a scene and word a row about it; half of the rows are causal, half masked."""
+        """Draw a scene and word captions of one to six sentences about it, for one of the two objectives."""
         scene = sample_scene(rng)
-        causal = rng.random() < 0.4
-        row = Row(pixels_of(scene, rng), [], [], [], causal, cell_words(scene, self.tokenizer))
+        causal = rng.random() < CAUSAL_SHARE
+        row = Row(pixels_of(scene, rng), causal, cell_words(scene, self.tokenizer))
         caption, room = 0, 0
-        for sentence, (start, end) in _sentences(scene, SENTENCES_PER_ROW, rng):
+        for _, sentence, span in _marked_sentences(scene, SENTENCES_PER_ROW, rng):
             if room == 0:
                 caption, room = caption + 1, rng.choice((1, 1, 2, 4, 6))
-                text_before = ""
             room -= 1
-            self._append(row, text_before, sentence, start, end, caption)
-            text_before = " "
+            self.append(row, sentence, span, caption=caption)
         return row
 
-    def _append(self, row: Row, before: str, sentence: str, start: int, end: int, caption: int) -> None:
+    def append(self, row: Row, sentence: str, span: tuple[int, int], *, caption: int) -> None:
+        """Add a sentence to a caption of the row; a masked row hides, and asks for, the words at `span`."""
+        before = " " if row.caption and row.caption[-1] == caption else ""
+        start, end = span[0] + len(before), span[1] + len(before)
         encoding = self.tokenizer(before + sentence, return_offsets_mapping=True, add_special_tokens=False)
-        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-        inside = [first < end + len(before) and last > start + len(before) for first, last in offsets]
-        row.labels += ids if row.causal else [i if hit else -100 for i, hit in zip(ids, inside, strict=True)]
-        mask_id = self.tokenizer.mask_token_id
-        row.ids += ids if row.causal else [mask_id if hit else i for i, hit in zip(ids, inside, strict=True)]
+        ids = encoding["input_ids"]
+        hidden = [not row.causal and first < end and last > start for first, last in encoding["offset_mapping"]]
+        row.ids += [self.tokenizer.mask_token_id if hide else i for i, hide in zip(ids, hidden, strict=True)]
+        row.labels += [i if row.causal or hide else -100 for i, hide in zip(ids, hidden, strict=True)]
         row.caption += [caption] * len(ids)
 
 
@@ -271,26 +266,30 @@ def attention_mask(caption: Tensor, causal: Tensor) -> Tensor:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the mean loss of each objective, in nats per token."""
-    image_features = model.get_image_features(pixel_values=batch["pixels"]).pooler_output
-    features = torch.stack(list(image_features))
-    embedding = model.get_input_embeddings()
-    inputs = torch.cat([features, embedding(batch["ids"][:, IMAGE_TOKENS:])], dim=1)
+def read(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the states of all positions (row, position, hidden) and the image tokens (row, cell, hidden)."""
+    features = torch.stack(list(model.get_image_features(pixel_values=batch["pixels"]).pooler_output))
     hidden = model.model.language_model(
-        inputs_embeds=inputs,
+        inputs_embeds=torch.cat([features, model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:])], dim=1),
         attention_mask=attention_mask(batch["caption"], batch["causal"]),
         position_ids=batch["positions"],
         use_cache=False,
     ).last_hidden_state
+    return hidden, features
+
+
+def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the mean loss of each objective, in nats per token."""
+    hidden, features = read(model, batch)
+    words = model.get_input_embeddings().weight
     next_token = batch["labels"].roll(-1, dims=1)
-    next_token[batch["caption"].roll(-1, dims=1) != batch["caption"]] = -100  # a caption's first token has no left
+    next_token[batch["caption"].roll(-1, dims=1) != batch["caption"]] = -100  # nothing predicts a caption's first token
     targets = torch.where(batch["causal"][:, None], next_token, batch["labels"])
-    read = targets != -100
-    loss = F.cross_entropy((hidden[read] @ embedding.weight.T).float(), targets[read], reduction="none")
-    causal = batch["causal"][:, None].expand_as(read)[read]
+    asked = targets != -100
+    loss = F.cross_entropy((hidden[asked] @ words.T).float(), targets[asked], reduction="none")
+    causal = batch["causal"][:, None].expand_as(asked)[asked]
     cells = batch["cells"]
-    cell_logits = (features @ embedding.weight.T).float()[:, :, None].expand(-1, -1, cells.shape[2], -1)
+    cell_logits = (features @ words.T).float()[:, :, None].expand(-1, -1, cells.shape[2], -1)
     return {
         "causal": loss[causal].sum() / causal.sum().clamp(min=1),
         "masked": loss[~causal].sum() / (~causal).sum().clamp(min=1),
@@ -299,37 +298,26 @@ def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> di
 
 
 @torch.no_grad()
-def fill_in_accuracy(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, n: int) -> dict:
-    """Return, by kind of statement and slot, how often the masked slot's first token is filled in right."""
-    rng, hits = random.Random("evaluation/pretraining"), defaultdict(list)
-    for _ in range(n):
+def fill_in_accuracy(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, n_scenes: int
+) -> dict[str, float]:
+    """Return, by kind of statement and slot, how often a masked slot's first token is filled in right."""
+    rng, hits = random.Random("evaluation/pretraining"), defaultdict[str, list[bool]](list)
+    maker = TrueCaptions(tokenizer, start=0)
+    for _ in range(n_scenes):
         scene = sample_scene(rng)
         pixels, rows, names = pixels_of(scene, rng), [], []
-        for statement in select_statements(scene, KIND_WEIGHTS, 16, rng):
-            slot = rng.choice([name for name in MAIN_SLOTS[statement.kind] if name in statement.slots])
-            sentence, span = word(_marking(statement, slot), rng.choice(GENERATORS).style, rng)
-            row = Row(pixels, [], [], [], False, cell_words(scene, tokenizer))
-            TrueCaptions(tokenizer, 0)._append(row, "", sentence, *span, 1)
+        for name, sentence, span in _marked_sentences(scene, 16, rng):
+            row = Row(pixels, causal=False)
+            maker.append(row, sentence, span, caption=1)
             rows.append(row)
-            names.append(f"{statement.kind}.{slot}")
+            names.append(name)
         batch = collate(rows)
-        predicted = _predict(model, batch)
-        for name, labels, guess in zip(names, batch["labels"], predicted, strict=True):
+        guesses = (read(model, batch)[0] @ model.get_input_embeddings().weight.T).argmax(-1)
+        for name, labels, guess in zip(names, batch["labels"], guesses, strict=True):
             first = int((labels != -100).nonzero()[0])
             hits[name].append(bool(guess[first] == labels[first]))
     return {name: round(sum(values) / len(values), 4) for name, values in sorted(hits.items())}
-
-
-def _predict(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> Tensor:
-    features = torch.stack(list(model.get_image_features(pixel_values=batch["pixels"]).pooler_output))
-    inputs = torch.cat([features, model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:])], dim=1)
-    hidden = model.model.language_model(
-        inputs_embeds=inputs,
-        attention_mask=attention_mask(batch["caption"], batch["causal"]),
-        position_ids=batch["positions"],
-        use_cache=False,
-    ).last_hidden_state
-    return (hidden @ model.get_input_embeddings().weight.T).argmax(-1)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
@@ -346,41 +334,62 @@ def train(args: argparse.Namespace) -> None:
     model = build_model(tokenizer, width=args.width, layers=args.layers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
-    state_path, first = args.to.parent / f"{args.to.name}_training.pt", 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    state_path = args.to.with_name(f"{args.to.name}_training.pt")
+    first = restore(model, optimizer, state_path)
     rows = TrueCaptions(tokenizer, first * args.rows)
     loader = DataLoader(rows, batch_size=args.rows, collate_fn=collate, num_workers=1, prefetch_factor=8)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    started = time.perf_counter()
     with Progress(*columns) as progress:
         task = progress.add_task("pre-training", total=args.steps, completed=first)
         for step, batch in zip(range(first, args.steps), loader, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.steps, args.lr)
-            with torch.autocast("cpu", torch.bfloat16):
-                parts = losses(model, batch)
-            cells_weight = max(0.0, 1 - step / (0.5 * args.steps))
-            loss = parts["causal"] + 2.0 * parts["masked"] + cells_weight * parts["cells"]
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            parts = optimise(model, optimizer, batch, step, args)
             progress.update(task, advance=1)
             if (step + 1) % args.report_every == 0:
-                line = {name: round(float(value), 4) for name, value in parts.items()}
-                seconds = round(time.perf_counter() - started)
-                progress.console.print(json.dumps({"step": step + 1, "seconds": seconds, **line}))
-            if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+                report = {name: round(value.item(), 4) for name, value in parts.items()}
+                progress.console.print({"step": step + 1, **report})
+            if (step + 1) % args.save_every == 0:
                 save(model, tokenizer, args.to)
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-                torch.save(state, state_path.with_suffix(".tmp"))
-                state_path.with_suffix(".tmp").replace(state_path)
-                progress.console.print(json.dumps({"step": step + 1, **fill_in_accuracy(model, tokenizer, 100)}))
+                keep(model, optimizer, step + 1, state_path)
+    save(model, tokenizer, args.to)
     print(json.dumps(fill_in_accuracy(model, tokenizer, 500), indent=1))
+
+
+def optimise(
+    model: LlavaForConditionalGeneration,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    step: int,
+    args: argparse.Namespace,
+) -> dict[str, Tensor]:
+    """Take one optimiser step and return the losses, in nats per token."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, args.steps, args.lr)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = losses(model, batch)
+    cells_weight = max(0.0, 1 - step / (0.5 * args.steps))
+    loss = parts["causal"] + 2.0 * parts["masked"] + cells_weight * parts["cells"]
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return parts
+
+
+def restore(model: LlavaForConditionalGeneration, optimizer: torch.optim.Optimizer, path: Path) -> int:
+    """Continue from a kept state; return how many steps it holds, 0 where there is none."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def keep(model: LlavaForConditionalGeneration, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
+    """Keep the state of training, replacing the last one in one step."""
+    partial = path.with_suffix(".tmp")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+    partial.replace(path)
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
