@@ -11,17 +11,27 @@ from hashlib import sha256
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+import usage
 from halspan.core.errors import ConfigError, HalspanError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 _LONGEST_NAME = 180  # characters
+
+
+def current_run_name() -> str:
+    """Name the run whose configuration is being resolved; without hydra around it, it has no name of its own."""
+    if not HydraConfig.initialized():
+        return "run"
+    hydra = HydraConfig.get()
+    return name_run(hydra.runtime.choices.experiment, hydra.mode, hydra.job.override_dirname)
 
 
 def name_run(experiment: str, mode: RunMode, overrides: str) -> str:
@@ -39,7 +49,7 @@ def plain(text: str) -> str:
     return quote(text.translate(str.maketrans("", "", "[]{}'\" ")), safe="=,.+-_~")
 
 
-OmegaConf.register_new_resolver("run_name", name_run, replace=True)
+OmegaConf.register_new_resolver("run_name", current_run_name, replace=True)
 
 
 def build(config: DictConfig, key: str = "") -> Any:
@@ -84,11 +94,19 @@ def set_up_logging() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
 
 
-def run_entry(main: Callable[[], Any]) -> NoReturn:
-    """Run an entry point; errors made on purpose are one line on stderr and exit status 1 or 2, without a traceback."""
+def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
+    """Run an entry point; errors made on purpose are one line on stderr and exit status 1 or 2, without a traceback.
+
+    Args:
+        main: hydra's wrapper of the entry point.
+        root: name of its root configuration in `conf/`.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing and exiting by itself
     try:
-        main()
+        if any(flag in sys.argv for flag in usage.FLAGS):
+            print(usage.show_help(root, sys.argv[1:]))  # noqa: T201
+        else:
+            main()
     except HalspanError as error:
         sys.exit(report_error(error))
     except (HydraException, OmegaConfBaseException) as error:

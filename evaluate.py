@@ -197,4 +197,4 @@ def _divide(corpus: "Corpus", split: Mapping[str, Any]) -> dict[str, list["Capti
 
 
 if __name__ == "__main__":
-    configure.run_entry(main)
+    configure.run_entry(main, "evaluate")

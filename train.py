@@ -203,4 +203,4 @@ def _start() -> None:
 
 
 if __name__ == "__main__":
-    configure.run_entry(_start)
+    configure.run_entry(_start, "config")

@@ -1,0 +1,75 @@
+"""What `--help` shows: hydra's template, filled in faster than hydra does, and with the comments of the YAML files."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parent / "conf"
+FLAGS = ("--help", "-h")
+_COMMENTED = re.compile(r"\s*(?P<key>\w+):.*?\s# (?P<comment>.*)")
+_KEY = re.compile(r"(?P<indent>\s*)(?P<key>\w+):")
+_COLUMN = 52  # where comments begin
+
+
+def show_help(root: str, arguments: Sequence[str]) -> str:
+    """Word the help of an entry point, with the groups and values of this command line.
+
+    Hydra takes more than a second for it, most of which goes into listing its own groups.
+
+    Args:
+        root: name of the root configuration in `conf/`.
+        arguments: command line without the program.
+    """
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(root, overrides=overrides, return_hydra_config=True)
+    template, choices = config.hydra.help.template, config.hydra.runtime.choices
+    groups = {group: choices[group] for group in sorted(choices) if "/" not in group}
+    keys = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    values = _comment(OmegaConf.to_yaml(keys), root, groups)
+    return Template(template).safe_substitute(APP_CONFIG_GROUPS=_list_groups(groups), CONFIG=values)
+
+
+def _list_groups(groups: Mapping[str, str | None]) -> str:
+    """List the files of each group with their first comment, the chosen one marked."""
+    lines = []
+    for group, chosen in groups.items():
+        lines.append(f"{group}:")
+        for file in sorted((CONF / group).glob("*.yaml")):
+            lines.append(f"  {'*' if file.stem == chosen else ' '} {file.stem:<14} {_first_sentence(file)}")
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(file: Path) -> str:
+    """Give the first sentence of the comment that a YAML file opens with."""
+    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    text = " ".join(line for line in comments if not line.startswith("@"))
+    return re.split(r"(?<=\.) |(?= Command:)", text.removeprefix("What: "))[0]
+
+
+def _comment(values: str, root: str, groups: Mapping[str, str | None]) -> str:
+    """Put behind each key what the YAML files say about it."""
+    lines, node = [], root
+    comments = {root: _comments_in(CONF / f"{root}.yaml")}
+    for group in groups:
+        comments[group] = {}
+        for file in sorted((CONF / group).glob("*.yaml"), key=lambda file: file.stem == groups[group]):
+            comments[group] |= _comments_in(file)
+    for line in values.splitlines():
+        if (match := _KEY.match(line)) is None or "_target_" in line:
+            lines += [] if "_target_" in line else [line]
+            continue
+        if not match["indent"]:
+            node = match["key"] if match["key"] in groups else root
+        comment = comments[node].get(match["key"])
+        lines.append(f"{line:<{_COLUMN}}  # {comment}" if comment else line)
+    return "\n".join(lines)
+
+
+def _comments_in(file: Path) -> dict[str, str]:
+    matches = (_COMMENTED.fullmatch(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return {match["key"]: match["comment"] for match in matches if match}
