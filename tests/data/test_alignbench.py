@@ -320,6 +320,19 @@ def test_the_sample_of_the_release_is_read_whole(shared_data):
 
 
 @pytest.mark.parametrize(
+    "form",
+    [", ".join, "; ".join, json.dumps, str, lambda words: json.dumps(words, ensure_ascii=False)],
+    ids=["commas", "semicolons", "JSON", "Python", "JSON beyond ASCII"],
+)
+def test_the_form_of_the_words_does_not_change_the_spans_of_the_sample(shared_data, tmp_path, write_lines, form):
+    folder = shared_data / "alignbench_sample"
+    rows = [json.loads(line) for line in (folder / "halcap_bench.jsonl").read_text().splitlines()]
+    write_lines(tmp_path / "rewritten.jsonl", [row | {"error_words": form(row["error_words"])} for row in rows])
+    rewritten = AlignBench(path=tmp_path, images=folder).load()
+    assert texts(rewritten) == texts(AlignBench(path=folder).load())
+
+
+@pytest.mark.parametrize(
     ("name", "labels", "n_captions"),
     [
         ("flickr8k_esnlive", {"correct": 1188, "incorrect": 1260, "unknown": 769}, 233),

@@ -9,7 +9,7 @@ from halspan.core.captions import LABELS, Label, Votes
 from halspan.core.checks import check_choice, check_text, kind, show
 from halspan.core.errors import DataError
 from halspan.core.taxonomy import HALLUCINATION_TYPES
-from halspan.data.error_words import DELIMITERS, parse_words
+from halspan.data.error_words import DELIMITERS, is_null, parse_words
 
 REQUIRED = ("model", "sentence_index", "caption", "annotation")
 IMAGE_COLUMNS = ("image_path_in_repo", "image_url", "image_name")
@@ -107,7 +107,7 @@ def _column(record: Mapping[str, Any], name: str) -> Any:
 
 def _optional_text(record: Mapping[str, Any], name: str) -> str | None:
     value = record.get(name)
-    if value is None or value != value or value == "":  # noqa: PLR0124 (NaN)
+    if is_null(value) or value == "":
         return None
     check_text(name, value)
     return str(value).strip()
@@ -149,7 +149,7 @@ def _votes(record: Mapping[str, Any]) -> Votes | None:
 
 def _count(name: str, value: Any) -> int | None:
     """A whole number, also where a table wrote it as 2.0 or "2"."""
-    if value is None or value != value or value == "":  # noqa: PLR0124 (NaN)
+    if is_null(value) or value == "":
         return None
     try:
         number = float(value)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ def parse_words(value: Any) -> tuple[tuple[str, ...], str]:
     Raises:
         DataError: the value is something else, or a list with something else in it.
     """
-    if value is None or value != value:  # noqa: PLR0124 (NaN, which some writers put for null, is the value unlike itself)
+    if is_null(value):
         return (), "null"
     if isinstance(value, str):
         form, items = _parse_string(value.strip())
@@ -65,6 +66,11 @@ def parse_words(value: Any) -> tuple[tuple[str, ...], str]:
     if wrong := [item for item in items if not isinstance(item, str | None)]:
         raise DataError(f"{show(wrong[0])} in a list is {kind(wrong[0])}; write words as a string or a list of strings")
     return tuple(item.strip() for item in items if item and item.strip()), form
+
+
+def is_null(value: Any) -> bool:
+    """Whether a cell is null, also where a table wrote NaN for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def match_words(sentence: str, words: Sequence[str]) -> tuple[Match, ...]:
