@@ -290,7 +290,7 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_off_line_without_a_cached_copy_the_error_names_both_remedies(hub_cache):
-    with pytest.raises(DataError, match=r"AlignBench .main. from the hub.* Set data\.path .* or run once online"):
+    with pytest.raises(DataError, match=r"AlignBench .main. from the hub.*; set data\.path .* or run once online"):
         AlignBench().load()
 
 

@@ -120,10 +120,10 @@ def download(revision: str) -> Path:
             )
         )
     except Exception as error:  # the client passes on whatever the HTTP library below it raises
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DataError(
-            f"data.path: null means {HUB_DATASET} ({revision}) from the hub, which cannot be had: {reason} "
-            "Set data.path to a folder with halcap_bench.jsonl, or run once online (HF_HUB_OFFLINE unset)"
+            f"data.path: null means {HUB_DATASET} ({revision}) from the hub, which cannot be had ({reason}); "
+            "set data.path to a folder with halcap_bench.jsonl, or run once online (HF_HUB_OFFLINE unset)"
         ) from None
 
 
