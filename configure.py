@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from halspan.core.errors import ConfigError, HalspanError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 _LONGEST_NAME = 180  # characters
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]*)=(.*)'")
 
 
 def current_run_name() -> str:
@@ -91,6 +93,7 @@ def set_up_logging() -> None:
     logging.getLogger("halspan").setLevel(logging.INFO)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they set INFO themselves: tips and advertisements
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns about kernels for 4 bit whether used or not
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
 
 
@@ -148,11 +151,11 @@ def _explain_value(error: InstantiationException, config: DictConfig, key: str) 
         return (
             f"{full}: unknown key, value {first['input']!r}; {suggest(name, [field.name for field in fields(owner)])}"
         )
-    if first["type"] == "missing_argument":
+    if first["type"].startswith("missing"):
         return f"{full}: missing; give it: +{full}=..."
-    message = first["msg"].removeprefix("Value error, ")
-    seen = "" if first["type"] == "value_error" else f"{first['input']!r} is not possible; possible: "
-    return f"{full}: {seen}{message}"
+    if first["type"] == "value_error":
+        return f"{full}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{full}: {first['input']!r} is not possible; possible: {first['msg'].removeprefix('Input should be ')}"
 
 
 def _explain_composition(error: Exception) -> str:
@@ -162,6 +165,8 @@ def _explain_composition(error: Exception) -> str:
         return f"{group}: {name!r} is not there; {suggest(name, error.options or ())}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value; quote values with special characters: 'key=\"a b\"'"
+    if ambiguous := _AMBIGUOUS.search(str(error)):
+        return f"{ambiguous[1]}: {ambiguous[2]!r} is several values; add -m for one run each, or write a list: [...]"
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         options = [str(name) for name in cause.parent_node or () if name not in ("hydra", "_target_")]

@@ -167,9 +167,10 @@ def _load_detector(
     spec: "RunSpec", run: "RunDirectory", taxonomy: Sequence[str]
 ) -> tuple["SpanDetector", "RowEncoder"]:
     from halspan.models.detector import build_detector
-    from halspan.training.fit import seed_process
+    from halspan.training.fit import check_machine, seed_process
     from halspan.training.module import load_trained
 
+    check_machine(spec.trainer)
     seed_process(spec.trainer, spec.seed)
     detector, encoder = build_detector(spec.model, taxonomy)
     load_trained(detector, run.best)

@@ -34,7 +34,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         arguments: command line without the program; anything but a sweep is given back as it is.
 
     Raises:
-        ConfigError: an override cannot be read, or the corpus differs between the runs of `split=leave_one_out`.
+        ConfigError: a job cannot work, or the corpus differs between the runs of `split=leave_one_out`.
     """
     if not any(argument in _MULTIRUN_FLAGS for argument in arguments):
         return list(arguments)
@@ -48,24 +48,33 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         config = compose("config", overrides=fixed, return_hydra_config=True)
     if config.hydra.runtime.choices.split == _LEAVE_ONE_OUT and "split.held_out" not in _keys(overrides):
         added.append(f"split.held_out={','.join(f'[{name}]' for name in _generators(config, overrides))}")
+    _check_values(overrides)
     return [argument for argument in arguments if argument != f"split={_LEAVE_ONE_OUT}"] + added
 
 
-def check_job(config: DictConfig) -> None:
-    """Refuse what cannot work in this mode of running.
+def check_single(overrides: Sequence[str], split: str) -> None:
+    """Refuse leave-one-out in a single run.
+
+    Args:
+        overrides: of the run.
+        split: the chosen file of the group.
 
     Raises:
-        ConfigError: leave-one-out in a single run; in a sweep, several devices or one folder for all runs.
+        ConfigError: that was asked for.
     """
-    hydra = HydraConfig.get()
-    is_filled_in = any(line.startswith("split.held_out=") for line in hydra.overrides.task)
-    if hydra.runtime.choices.split == _LEAVE_ONE_OUT and not is_filled_in:
+    if split == _LEAVE_ONE_OUT and not any(line.startswith("split.held_out=") for line in overrides):
         raise ConfigError(
             "split: leave_one_out is one run per generator, this is a single run; add -m, or name generators: "
             "split.held_out='[...]'"
         )
-    if hydra.mode != RunMode.MULTIRUN:
-        return
+
+
+def check_job(config: DictConfig) -> None:
+    """Refuse what cannot work as a job of a sweep.
+
+    Raises:
+        ConfigError: several devices, or one folder for all runs.
+    """
     if config.trainer.devices != 1:
         raise ConfigError(
             f"trainer.devices: {config.trainer.devices} is not possible in a sweep, where each job has one device: its "
@@ -122,6 +131,23 @@ class SweepReport(Callback):
         shutil.rmtree(_jobs_folder(folder), ignore_errors=True)
         if status := max((job["status"] for job in jobs), default=0):
             sys.exit(status)
+
+
+def _check_values(overrides: Sequence[Override]) -> None:
+    """Build the specs for each value that is swept over, the others at their first, before any job runs."""
+    swept = {
+        override.get_key_element(): [*override.sweep_string_iterator()]
+        for override in overrides
+        if override.is_sweep_override() and override.is_discrete_sweep()
+    }
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    first = {key: values[0] for key, values in swept.items()}
+    jobs = [first, *({**first, key: value} for key, values in swept.items() for value in values[1:])]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for job in jobs:
+            config = compose("config", overrides=[*fixed, *(f"{key}={value}" for key, value in job.items())])
+            check_job(config)
+            configure.build(config)
 
 
 def _jobs_folder(sweep_dir: str | Path) -> Path:

@@ -58,7 +58,7 @@ def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
     """Train and judge one detector; give the objective of a sweep, and the main figures."""
     from halspan.reporting.sweeps import main_figures
 
-    sweep.check_job(config)
+    sweep.check_single(HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices.split)
     spec: RunSpec = configure.build(config)
     configure.set_up_logging()
     settings = OmegaConf.to_container(config, resolve=True)
@@ -85,8 +85,9 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
             metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
             evaluate.report(metrics, place.path)
             return dict(metrics)
-    from halspan.training.fit import seed_process
+    from halspan.training.fit import check_machine, seed_process
 
+    check_machine(spec.trainer)
     seed_process(spec.trainer, spec.seed)
     corpus = spec.data.load().relocated(None)
     parts = spec.split.apply(corpus)

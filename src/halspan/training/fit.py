@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
-from halspan.core.errors import DataError
+from halspan.core.errors import ConfigError, DataError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
@@ -29,6 +29,19 @@ def seed_process(spec: TrainerSpec, seed: int) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     pl.seed_everything(seed, verbose=False)
+
+
+def check_machine(spec: TrainerSpec) -> None:
+    """Make sure that the accelerators asked for are there.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if spec.accelerator == "gpu" and (n_gpus := torch.cuda.device_count()) < spec.devices:
+        raise ConfigError(
+            f"trainer.devices: {spec.devices} GPUs asked for, {n_gpus} visible to torch; use trainer=cpu, or set "
+            "trainer.devices to what is there"
+        )
 
 
 def fit(
