@@ -4,7 +4,8 @@ A `LlavaForConditionalGeneration` of SigLIP and Qwen3 parts learns from scratch,
   - predict the next word of true captions (causal rows), and
   - fill in one masked slot per sentence, seeing the rest of the caption both ways (masked rows; salient span masking,
     Guu et al. 2020, arXiv 2002.08909; one model for both, Dong et al. 2019, arXiv 1905.03197), and
-  - name what stands in each cell from the projected image tokens (dense captioning; the weight falls to zero).
+  - name where each cell is and what stands there from the projected image tokens (dense captioning; its weight falls
+    to zero).
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ from transformers import (
 
 from halspan.data.shapes.captioning import select_statements
 from halspan.data.shapes.generators import GENERATORS
-from halspan.data.shapes.language import word
+from halspan.data.shapes.language import PLACES, word
 from halspan.data.shapes.render import CELL_PIXELS, IMAGE_PIXELS, render
-from halspan.data.shapes.scenes import GRID, Scene, sample_scene
+from halspan.data.shapes.scenes import GRID, PLAIN_SHAPES, Scene, sample_scene
 
 STREAM = "pretraining"
 """Prefix of every random seed here; corpora draw their scenes from streams of other names."""
 
-STEPS, ROWS_PER_STEP = 3600, 24
+STEPS, ROWS_PER_STEP = 3200, 24
 IMAGE_TOKENS = GRID**2
 SENTENCES_PER_ROW = 24
-CAUSAL_SHARE = 0.4
+CAUSAL_SHARE = 0.3
+MOST_CELL_WORDS = 6
+CELLS_SHARE = 0.7  # of all steps, until the weight of dense captioning is zero
 KIND_WEIGHTS = {
     "place": 4.0, "presence": 1.0, "number": 1.6, "relation": 2.0, "direction": 1.4, "text": 1.2, "background": 0.5,
 }  # fmt: skip
@@ -150,7 +153,7 @@ class Row:
 
     pixels: Tensor
     causal: bool
-    cells: list[dict[str, int]] = field(default_factory=list)
+    cells: list[list[int]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     caption: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -208,21 +211,24 @@ def pixels_of(scene: Scene, rng: random.Random) -> Tensor:
     return image.view(IMAGE_PIXELS, IMAGE_PIXELS, 3).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def cell_words(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, int]]:
-    """Return, for each cell, the words of what stands there, as token ids by slot (an empty dict for an empty cell)."""
-    cells: list[dict[str, int]] = []
-    for thing in scene.cells:
-        words = {} if thing is None else {"shape": thing.shape, "colour": thing.colour}
+def cell_words(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Return, for each cell, the words for where it is and for what stands there, as token ids."""
+    cells = []
+    for place, thing in zip(PLACES, scene.cells, strict=True):
+        words = place.split()
         if thing is not None and thing.direction is not None:
-            words["direction"] = thing.direction
-        elif thing is not None and thing.letter is None:
-            words |= {"size": thing.size} | ({"texture": thing.texture} if thing.texture != "plain" else {})
-        cells.append({slot: _word_id(text, tokenizer) for slot, text in words.items()})
+            words = [thing.shape, thing.colour, thing.direction]  # "left" and "right" would be said of the place too
+        elif thing is not None:
+            words += [thing.shape, thing.colour]
+        if thing is not None and thing.shape in PLAIN_SHAPES:
+            words += [thing.size] if thing.texture == "plain" else [thing.size, thing.texture]
+        ids = [_word_id(f" {text}", tokenizer) for text in words]
+        cells.append(ids if thing is None or thing.letter is None else [*ids, _word_id(thing.letter, tokenizer)])
     return cells
 
 
 def _word_id(text: str, tokenizer: PreTrainedTokenizerFast) -> int:
-    return tokenizer(f" {text}", add_special_tokens=False)["input_ids"][0]
+    return int(tokenizer(text, add_special_tokens=False)["input_ids"][0])
 
 
 def collate(rows: list[Row]) -> dict[str, Tensor]:
@@ -237,11 +243,10 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
         starts = Counter(row.caption)
         positions[i, filled] = torch.cat([torch.arange(n) for n in starts.values()]) + IMAGE_TOKENS
     causal = torch.tensor([row.causal for row in rows])
-    cells = torch.full((len(rows), IMAGE_TOKENS, 5), -100)
+    cells = torch.full((len(rows), IMAGE_TOKENS, MOST_CELL_WORDS), -100)
     for i, row in enumerate(rows):
         for cell, words in enumerate(row.cells):
-            for slot, token in words.items():
-                cells[i, cell, ("shape", "colour", "size", "texture", "direction").index(slot)] = token
+            cells[i, cell, : len(words)] = torch.tensor(words)
     return {
         "ids": ids,
         "labels": labels,
@@ -350,6 +355,7 @@ def train(args: argparse.Namespace) -> None:
             if (step + 1) % args.save_every == 0:
                 save(model, tokenizer, args.to)
                 keep(model, optimizer, step + 1, state_path)
+                progress.console.print({"step": step + 1, **fill_in_accuracy(model, tokenizer, 60)})
     save(model, tokenizer, args.to)
     print(json.dumps(fill_in_accuracy(model, tokenizer, 500), indent=1))
 
@@ -366,7 +372,7 @@ def optimise(
         group["lr"] = learning_rate(step, args.steps, args.lr)
     with torch.autocast("cpu", torch.bfloat16):
         parts = losses(model, batch)
-    cells_weight = max(0.0, 1 - step / (0.5 * args.steps))
+    cells_weight = max(0.0, 1 - step / (CELLS_SHARE * args.steps))
     loss = parts["causal"] + 2.0 * parts["masked"] + cells_weight * parts["cells"]
     optimizer.zero_grad()
     loss.backward()
