@@ -113,7 +113,7 @@ class SpanDetector(nn.Module):
             )
         self.load_state_dict(state, strict=False)
 
-    def parameters_by_part(self) -> dict[str, tuple[int, int]]:
+    def trainable_parameters_by_component(self) -> dict[str, tuple[int, int]]:
         """Count the parameters of vision tower, projector, language tower and heads: (trained, all)."""
         counts: dict[str, tuple[int, int]] = {}
         for name, parameter in self.named_parameters():

@@ -1,6 +1,7 @@
 """Low-rank adapters on chosen linear layers of a backbone, chosen by whole paths."""
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,7 +35,10 @@ def add_lora(backbone: Backbone, spec: LoraSpec) -> Any:
         use_dora=spec.dora,
         target_modules=target_pattern(backbone.model, backbone.family, spec.targets),
     )
-    return get_peft_model(backbone.model, config)
+    with warnings.catch_warnings():
+        # peft 0.21 asks by a name that transformers 5.23 renames
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(backbone.model, config)
 
 
 def target_pattern(model: nn.Module, family: Family, targets: Sequence[str]) -> str:
@@ -53,7 +57,7 @@ def target_pattern(model: nn.Module, family: Family, targets: Sequence[str]) -> 
     for target, pattern in zip(targets, patterns, strict=True):
         if not any(_compile(pattern, target).fullmatch(path) for path in paths):
             raise ModelError(
-                f"model.lora.targets: {target!r} matches no linear layer; names: {', '.join(family.layers)}; "
+                f"model.lora.targets: '{target}' matches no linear layer; names: {', '.join(family.layers)}; "
                 f"or a pattern of a whole path (# is a number): {', '.join(_shapes(paths))}"
             )
     return "|".join(f"(?:{pattern})" for pattern in patterns)
@@ -64,7 +68,7 @@ def _compile(pattern: str, target: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise ModelError(
-            f"model.lora.targets: {target!r} is not a regular expression: {error}; a dot is written \\."
+            f"model.lora.targets: '{target}' is not a regular expression: {error}; a dot is written \\."
         ) from None
 
 

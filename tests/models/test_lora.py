@@ -1,0 +1,88 @@
+import re
+
+import pytest
+import torch
+from tiny_models import MakeSpec
+
+from halspan.core.errors import ModelError
+from halspan.models.backbone import load_backbone
+from halspan.models.families import DEFAULT, FAMILIES
+from halspan.models.lora import add_lora, target_pattern
+from halspan.models.spec import LoraSpec
+
+
+def lora(*targets: str, **changes) -> LoraSpec:
+    return LoraSpec(**({"r": 2, "alpha": 4, "dropout": 0.0, "targets": list(targets)} | changes))
+
+
+def adapted(model: torch.nn.Module) -> set[str]:
+    """Give the paths of adapted layers, with # for numbers."""
+    paths = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A." in name}
+    return {re.sub(r"\b\d+\b", "#", path.removeprefix("base_model.model.")) for path in paths}
+
+
+def test_components_are_the_language_towers_linear_layers(make_spec: MakeSpec):
+    model = add_lora(load_backbone(make_spec()), lora("attention", "mlp"))
+    names = {path.rsplit(".", 1)[1] for path in adapted(model)}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert not any("vision" in path or "projector" in path for path in adapted(model))
+
+
+@pytest.mark.parametrize("component", ["attention", "mlp", "projector", "vision"])
+def test_every_component_of_every_family_matches_something(make_spec: MakeSpec, component):
+    backbone = load_backbone(make_spec())
+    assert adapted(add_lora(backbone, lora(component)))
+
+
+def test_only_adapters_are_trainable(make_spec: MakeSpec):
+    model = add_lora(load_backbone(make_spec()), lora("attention"))
+    assert all(parameter.requires_grad == ("lora_" in name) for name, parameter in model.named_parameters())
+
+
+def test_a_pattern_has_to_match_the_whole_path(make_llava_spec: MakeSpec):
+    backbone = load_backbone(make_llava_spec())
+    with pytest.raises(ModelError, match=r"model.lora.targets: 'q_proj' matches no linear layer; names: attention"):
+        target_pattern(backbone.model, backbone.family, ["q_proj"])
+    pattern = r"model\.language_model\.layers\.1\.self_attn\.q_proj"
+    assert adapted(add_lora(backbone, lora(pattern))) == {"model.language_model.layers.#.self_attn.q_proj"}
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_layers(make_spec: MakeSpec):
+    backbone = load_backbone(make_spec())
+    with pytest.raises(ModelError, match=r"layers\\\.99' matches no linear layer.*layers\.#\.self_attn\.q_proj"):
+        target_pattern(backbone.model, backbone.family, ["attention", r".*\.layers\.99"])
+
+
+def test_a_pattern_that_is_no_regular_expression_is_an_error(make_llava_spec: MakeSpec):
+    backbone = load_backbone(make_llava_spec())
+    with pytest.raises(ModelError, match=r"'\(q_proj' is not a regular expression: missing \)"):
+        target_pattern(backbone.model, backbone.family, ["(q_proj"])
+
+
+@pytest.mark.parametrize("variant", [{"rslora": True}, {"dora": True}])
+def test_variants_of_lora_are_pefts(make_llava_spec: MakeSpec, variant):
+    config = add_lora(load_backbone(make_llava_spec()), lora("attention", **variant)).peft_config["default"]
+    assert (config.use_rslora, config.use_dora) == (variant.get("rslora", False), variant.get("dora", False))
+
+
+@pytest.mark.parametrize("component", ["attention", "mlp"])
+def test_the_default_finds_in_known_families_what_their_own_entries_name(make_spec: MakeSpec, component):
+    backbone = load_backbone(make_spec())
+    paths = [name for name, module in backbone.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    own = [path for path in paths if re.fullmatch(backbone.family.layers[component], path)]
+    assert own == [path for path in paths if re.fullmatch(DEFAULT.layers[component], path)]
+
+
+def test_parts_of_a_family_do_not_overlap(make_spec: MakeSpec):
+    backbone = load_backbone(make_spec())
+    for name, _ in backbone.model.named_parameters():
+        parts = [
+            pattern for pattern in (backbone.family.vision, backbone.family.projector) if re.fullmatch(pattern, name)
+        ]
+        assert len(parts) == ("vision" in name or "projector" in name), name
+
+
+def test_families_are_named_as_transformers_names_them():
+    from transformers import CONFIG_MAPPING
+
+    assert set(FAMILIES) <= set(CONFIG_MAPPING)
