@@ -89,12 +89,17 @@ def set_up_logging() -> None:
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    handler.addFilter(_is_worth_showing)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("halspan").setLevel(logging.INFO)
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they set INFO themselves: tips and advertisements
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns about kernels for 4 bit whether used or not
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    """Keep out Lightning's advertisements, and a warning about 4-bit kernels that comes whether they are used or not."""
+    if record.name.startswith("bitsandbytes"):
+        return record.levelno >= logging.ERROR
+    return record.name.startswith("halspan") or record.levelno >= logging.WARNING
 
 
 def run_entry(main: Callable[[], Any], root: str) -> NoReturn:

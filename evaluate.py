@@ -98,7 +98,9 @@ def judge(
     if held_out := parts[HELD_OUT]:
         exchanged, kept = exchange_images(corpus, held_out, seed=spec.seed)
         metrics["blind"] = evaluate_blind(group(exchanged), score=score, tuned=tuned, taxonomy=corpus.taxonomy)
-        metrics["reasons"] |= {f"blind.{direction}": reason for direction, reason in kept.items()}
+        if metrics["blind"]["sentence.auroc.macro"] is None:
+            reasons = [f"{direction}: {reason}" for direction, reason in kept.items()] or ["one class only"]
+            metrics["reasons"]["blind.sentence.auroc.macro"] = "; ".join(reasons)
         if train := parts.get("train"):
             metrics["baselines"], missing = judge_baselines(train, held_out)
             metrics["reasons"] |= missing

@@ -13,7 +13,6 @@ from halspan.metrics.summary import summarize
 
 Score = Callable[[Sequence[Row]], Iterable[CaptionScores]]
 VAL = "val"
-MACRO = "sentence.auroc.macro"
 
 
 def evaluate(
@@ -52,7 +51,7 @@ def evaluate(
 
 
 def evaluate_blind(rows: Sequence[Row], *, score: Score, tuned: Tuned, taxonomy: Sequence[str]) -> dict[str, Any]:
-    """Compute how well the detector does on captions with each other's images.
+    """Compute how well the detector tells incorrect sentences of captions that have each other's images.
 
     Args:
         rows: captions whose images were exchanged.
@@ -60,13 +59,8 @@ def evaluate_blind(rows: Sequence[Row], *, score: Score, tuned: Tuned, taxonomy:
         tuned: temperature and decoding.
         taxonomy: the detector's types.
     """
-    return sentence_figures(list(predict(score(rows), tuned, taxonomy)))
-
-
-def sentence_figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Compute the AUROC of sentences, over generators and of each."""
-    figures = summarize(predictions)[0]["sentence"]["auroc"]
-    return {MACRO: figures["macro"], "sentence.auroc.by_generator": figures["by_generator"]}
+    figures = summarize(list(predict(score(rows), tuned, taxonomy)))[0]["sentence"]["auroc"]
+    return {"sentence.auroc.macro": figures["macro"], "sentence.auroc.by_generator": figures["by_generator"]}
 
 
 def _by_generator(predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:
@@ -78,7 +72,7 @@ def _by_generator(predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]
     for generator, group in sorted(groups.items()):
         summary, _ = summarize(group)
         figures[generator] = {
-            "n": {name: summary["n"][name] for name in ("captions", "sentences", "incorrect")},
+            "n": {name: summary["n"][name] for name in ("captions", "sentences", "incorrect", "unknown")},
             "sentence.auroc": summary["sentence"]["auroc"]["pooled"],
             "span.char.f1": summary["span"]["char"]["f1"],
             "span.typed_char_f1": summary["span"]["typed_char_f1"],

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from halspan.reporting.tables import show
@@ -50,7 +51,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> Table:
     Args:
         sweep: what `summarize_sweep` gave.
     """
-    table = Table(title="Sweep")
+    table = Table(title="Sweep", box=box.SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     for path in sweep["summary"]:
         table.add_column(path.replace(".", " "), justify="right")

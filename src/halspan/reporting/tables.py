@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
-_FIGURES = {"AUROC": "sentence.auroc", "character F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
+_FIGURES = {"AUROC": "sentence.auroc", "char F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
 
 
 def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
@@ -14,7 +15,7 @@ def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
     Args:
         components: by name, how many parameters are trained and how many there are.
     """
-    table = Table(title="Parameters")
+    table = Table(title="Parameters", box=box.SIMPLE_HEAD)
     for column in ("component", "trained", "all", "share"):
         table.add_column(column, justify="left" if column == "component" else "right")
     total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
@@ -29,9 +30,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: what `metrics.json` holds.
     """
-    table = Table(title="Incorrect sentences and hallucinated words")
-    for column in ("part", "generator", "captions", "incorrect", *_FIGURES):
-        table.add_column(column, justify="left" if column in ("part", "generator") else "right")
+    table = Table(title="Incorrect sentences (AUROC) and hallucinated words (F1)", box=box.SIMPLE_HEAD)
+    for column in ("part", "generator", "captions", "wrong", *_FIGURES):
+        table.add_column(column, justify="left" if column in ("part", "generator") else "right", no_wrap=True)
     for part, figures in metrics.items():
         if "by_generator" not in figures:
             continue
@@ -40,16 +41,15 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         for generator, row in figures["by_generator"].items():
             table.add_row("", generator, *_counts(row["n"]), *(show(row[path]) for path in _FIGURES.values()))
         table.add_section()
-    for name, figures in controls(metrics).items():
-        table.add_row(name, "all", "", "", show(figures["sentence.auroc.macro"]), "", "")
+    for name, figures in _controls(metrics).items():
+        table.add_row("test_heldout", name, "", "", show(figures["sentence.auroc.macro"]), "", "")
     return table
 
 
-def controls(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Name what judges `test_heldout` without the right image: the detector itself, and the baselines."""
-    named = {"test_heldout, images exchanged": metrics.get("blind")}
-    named |= {f"test_heldout, {name.replace('_', ' ')}": row for name, row in metrics.get("baselines", {}).items()}
-    return {name: figures for name, figures in named.items() if figures}
+def _controls(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name what judges held-out captions without their images: the detector itself, and the baselines."""
+    blind = {"blind (images exchanged)": metrics["blind"]} if "blind" in metrics else {}
+    return blind | {f"{name.replace('_', ' ')} alone": row for name, row in metrics.get("baselines", {}).items()}
 
 
 def show(figure: float | None) -> str:
@@ -63,4 +63,5 @@ def _main_figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _counts(n: Mapping[str, int]) -> tuple[str, str]:
-    return f"{n['captions']:,}", f"{n['incorrect'] / n['sentences']:.0%}" if n["sentences"] else "-"
+    n_labelled = n["sentences"] - n["unknown"]
+    return f"{n['captions']:,}", f"{n['incorrect'] / n_labelled:.0%}" if n_labelled else "-"

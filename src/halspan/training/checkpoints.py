@@ -59,7 +59,7 @@ class Checkpoints(pl.Callback):
         if step >= self._total_steps:
             trainer.should_stop = True  # Lightning validates once more before it stops
         elif step % self._every_steps == 0 and step % self._val_every_steps != 0:
-            trainer.save_checkpoint(self._run.last)
+            trainer.save_checkpoint(self._run.last, weights_only=False)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -67,5 +67,5 @@ class Checkpoints(pl.Callback):
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self._best_loss:
             self._best_loss = loss
-            trainer.save_checkpoint(self._run.best)
-        trainer.save_checkpoint(self._run.last)
+            trainer.save_checkpoint(self._run.best, weights_only=False)
+        trainer.save_checkpoint(self._run.last, weights_only=False)

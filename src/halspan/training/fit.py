@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +11,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
+from typing_extensions import override
 
 from halspan.core.errors import ConfigError, DataError
 from halspan.core.loss_weights import LossWeights
@@ -89,10 +91,23 @@ def fit(
         with warnings.catch_warnings():
             # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
             _build_trainer(trainer, run, curves, n_rows=len(train)).fit(
                 module, datamodule=rows, ckpt_path=run.last if n_done else None, weights_only=True
             )
     load_trained(detector, run.best)
+
+
+class StepBar(RichProgressBar):
+    """A bar over the optimiser steps of the whole run."""
+
+    @override
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+    @override
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{'Training':{len(self.validation_description)}}"
 
 
 def _steps_in(run: RunDirectory) -> int:
@@ -120,7 +135,7 @@ def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_ro
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
-        callbacks=[checkpoints, RichProgressBar(leave=True)],
+        callbacks=[checkpoints, StepBar(leave=True)],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -72,9 +72,9 @@ class DetectorModule(pl.LightningModule):
         ]
         if self._optimizer_spec.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
+        self._log_step(torch.stack(losses).sum(), schedule.get_last_lr())
         optimizer.step()
         schedule.step()
-        self._log_step(torch.stack(losses).sum(), schedule.get_last_lr())
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -91,7 +91,7 @@ class DetectorModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the loss over the whole validation part, nats, and the mean of each term that counts something."""
         sums = self._sum_over_devices(self._val_sums)
-        terms = {name: Term(total, count) for name, (total, count) in zip(TERMS, sums, strict=True)}
+        terms = {name: Term(total, count.long()) for name, (total, count) in zip(TERMS, sums, strict=True)}
         self.log("val/loss", combine(terms, self._loss_weights).float(), prog_bar=True)
         for name, term in terms.items():
             if term.count > 0:

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import ROOT, run, small_overrides, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(*small_overrides(corpus), "trainer.val_every_steps=4", f"run_dir={folder}")
+    return folder
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return torch.load(folder / name, weights_only=True)["state_dict"]
+
+
+def differences(first: dict[Any, torch.Tensor], second: dict[Any, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def gradients(folder: Path) -> dict[int, torch.Tensor]:
+    """Give AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
+    state = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    return {index: entry["exp_avg"] for index, entry in state.items()}
+
+
+def figures(folder: Path) -> str:
+    return (folder / "metrics.json").read_text()
+
+
+def test_checkpoints_hold_only_what_was_trained_and_load_as_weights_only(whole):
+    checkpoint = torch.load(whole / "best.ckpt", weights_only=True)
+    names = checkpoint["state_dict"]
+    assert names
+    assert all("lora_" in name or name.startswith(("detector.token_", "detector.sentence_")) for name in names)
+    assert (whole / "best.ckpt").stat().st_size < 500_000  # all parameters are 1.9 MB, without the optimiser's state
+
+
+def test_the_same_run_twice_gives_the_same_weights_and_figures(corpus, whole, tmp_path):
+    run(*small_overrides(corpus), "trainer.val_every_steps=4", f"run_dir={tmp_path}")
+    assert differences(weights(whole), weights(tmp_path)) == 0
+    assert figures(whole) == figures(tmp_path)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
+def test_a_run_that_stops_resumes_to_the_same_weights_and_figures(corpus, whole, tmp_path, monkeypatch, stop_at):
+    from halspan.training.module import DetectorModule
+
+    class PulledOutError(Exception):
+        pass
+
+    step = DetectorModule.training_step
+
+    def pull_out(module, batch, batch_idx):
+        if module.trainer.global_step == stop_at:
+            raise PulledOutError
+        return step(module, batch, batch_idx)
+
+    overrides = [*small_overrides(corpus), "trainer.val_every_steps=4", f"run_dir={tmp_path}"]
+    monkeypatch.setattr(DetectorModule, "training_step", pull_out)
+    with pytest.raises(PulledOutError):
+        run(*overrides)
+    monkeypatch.undo()
+    run(*overrides, "resume=true")
+    assert differences(weights(whole), weights(tmp_path)) == 0
+    assert differences(weights(whole, "best.ckpt"), weights(tmp_path, "best.ckpt")) == 0
+    assert figures(whole) == figures(tmp_path)
+
+
+def test_kill_9_between_two_checkpoints_then_resume_ends_where_the_whole_run_ends(corpus, tmp_path):
+    overrides = [*small_overrides(corpus), "trainer.max_steps=60", "trainer.save_every_steps=7"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *overrides, f"run_dir={killed}"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (killed / "last.ckpt").exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(killed / "last.ckpt", weights_only=True)["global_step"] < 60
+    run(*overrides, f"run_dir={killed}", "resume=true")
+    run(*overrides, f"run_dir={whole}")
+    assert differences(weights(whole), weights(killed)) == 0
+    assert figures(whole) == figures(killed)
+
+
+def test_a_batch_in_several_passes_trains_like_the_batch_in_one(corpus, whole, tmp_path):
+    steady = [*small_overrides(corpus), "model.lora.dropout=0"]
+    run(*steady, f"run_dir={tmp_path / 'one'}")
+    run(*steady, f"run_dir={tmp_path / 'three'}", "trainer.rows_per_pass=2")
+    assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "three")) < 1e-6
+
+
+def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path):
+    steady = [*small_overrides(corpus), "model.lora.dropout=0", "trainer.rows_per_batch=3"]
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1"]
+    run(*steady, f"run_dir={tmp_path / 'one'}")
+    subprocess.run(
+        [sys.executable, ROOT / "train.py", *ddp, *steady, "trainer.workers=0", f"run_dir={tmp_path / 'two'}"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "two")) < 1e-6
+    one, two = (json.loads(figures(tmp_path / name)) for name in ("one", "two"))
+    assert one["test_heldout"]["n"] == two["test_heldout"]["n"]
+    assert one["test_heldout"]["sentence"]["auroc"] == two["test_heldout"]["sentence"]["auroc"]
+    assert one["test_heldout"]["sentence"]["brier"] == pytest.approx(two["test_heldout"]["sentence"]["brier"], abs=1e-4)

@@ -1,0 +1,45 @@
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.rundir import RunDirectory
+from halspan.training.spec import CsvLoggerSpec, WandbLoggerSpec
+
+OFFLINE = WandbLoggerSpec(project="tests", entity=None, mode="offline", tags=["a"])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    return RunDirectory(tmp_path)
+
+
+def wandb_session(run, figures=None):
+    logger = build_logger(OFFLINE, run, name="small", settings={"seed": 1})
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    experiment = logger.experiment
+    finish_logger(logger, figures or {})
+    return experiment
+
+
+def test_a_resumed_run_adds_a_version_to_its_csv_curves(run):
+    for _ in range(2):
+        logger = build_logger(CsvLoggerSpec(), run, name="small", settings={})
+        logger.log_metrics({"train/loss": 1.0}, step=1)
+        finish_logger(logger, {})
+    assert isinstance(logger, CSVLogger)
+    assert sorted(path.parent.name for path in run.path.rglob("metrics.csv")) == ["version_0", "version_1"]
+
+
+def test_a_resumed_run_continues_its_own_wandb_run(run, tmp_path):
+    first, second = wandb_session(run), wandb_session(run)
+    assert first.id == second.id == run.wandb_id.read_text()
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2  # two parts of one run, for `wandb sync`
+
+
+def test_each_run_directory_has_its_own_wandb_run(run, tmp_path):
+    first = wandb_session(run, {"test_heldout.sentence.auroc.macro": 0.9})
+    second = wandb_session(RunDirectory(tmp_path / "other"))
+    assert first.id != second.id
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"test_heldout.sentence.auroc.macro" in log.read_bytes()
