@@ -128,10 +128,10 @@ class RowEncoder:
     ) -> tuple[str | None, ...]:
         """Say why sentences without tokens have none."""
         present = set(token_sentence.tolist())
-        in_whole = set() if cut_from is None else set(cut_from.token_sentence.tolist())
+        cut = set() if cut_from is None else set(cut_from.token_sentence.tolist()) - present
         too_late = f"does not fit the window of {self._spec.max_tokens} tokens"
         return tuple(
-            None if sentence in present else too_late if sentence in in_whole else "the tokenizer finds no token in it"
+            None if sentence in present else too_late if sentence in cut else "the tokenizer finds no token in it"
             for sentence in range(n_sentences)
         )
 
