@@ -96,7 +96,7 @@ def set_up_logging() -> None:
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
-    """Keep out Lightning's advertisements, and a warning about 4-bit kernels that comes whether they are used or not."""
+    """Keep out Lightning's advertisements, and a warning about 4-bit kernels that comes used or not."""
     if record.name.startswith("bitsandbytes"):
         return record.levelno >= logging.ERROR
     return record.name.startswith("halspan") or record.levelno >= logging.WARNING

@@ -4,10 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
-from halspan.reporting.tables import show
+from halspan.reporting.tables import PLAIN, show
 
 
 def main_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -51,7 +50,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> Table:
     Args:
         sweep: what `summarize_sweep` gave.
     """
-    table = Table(title="Sweep", box=box.SIMPLE_HEAD)
+    table = Table(title="Sweep", **PLAIN)
     table.add_column("run", overflow="fold")
     for path in sweep["summary"]:
         table.add_column(path.replace(".", " "), justify="right")

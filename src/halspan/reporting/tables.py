@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
 _FIGURES = {"AUROC": "sentence.auroc", "char F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
 
 
@@ -15,7 +16,7 @@ def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
     Args:
         components: by name, how many parameters are trained and how many there are.
     """
-    table = Table(title="Parameters", box=box.SIMPLE_HEAD)
+    table = Table(title="Parameters", **PLAIN)
     for column in ("component", "trained", "all", "share"):
         table.add_column(column, justify="left" if column == "component" else "right")
     total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
@@ -30,7 +31,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: what `metrics.json` holds.
     """
-    table = Table(title="Incorrect sentences (AUROC) and hallucinated words (F1)", box=box.SIMPLE_HEAD)
+    table = Table(title="Incorrect sentences (AUROC) and hallucinated words (F1)", **PLAIN)
     for column in ("part", "generator", "captions", "wrong", *_FIGURES):
         table.add_column(column, justify="left" if column in ("part", "generator") else "right", no_wrap=True)
     for part, figures in metrics.items():
@@ -48,7 +49,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 def _controls(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Name what judges held-out captions without their images: the detector itself, and the baselines."""
-    blind = {"blind (images exchanged)": metrics["blind"]} if "blind" in metrics else {}
+    blind = {"images exchanged": metrics["blind"]} if "blind" in metrics else {}
     return blind | {f"{name.replace('_', ' ')} alone": row for name, row in metrics.get("baselines", {}).items()}
 
 

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from halspan.core.captions import Caption, Sentence
+from halspan.data.rows import Row
+from halspan.inference.scoring import score
+from halspan.models.detector import build_detector
+from halspan.models.spec import LoraSpec, ModelSpec
+
+TEXTS = ("A man rides a red horse. He wears a hat.", "Мужчина едет. 👩‍👩‍👧 и 马 стоят!", "It is a bus.")
+
+
+def caption(number):
+    text = TEXTS[number]
+    cut = text.index(". ") + 1 if ". " in text else len(text)
+    ranges = [(0, cut), (cut + 1, len(text))] if cut < len(text) else [(0, cut)]
+    return Caption(str(number), "a.png", "g", "image_to_text", text, tuple(Sentence(*pair) for pair in ranges))
+
+
+def spec(max_tokens=512):
+    return ModelSpec(
+        backbone="builtin:llama4-tiny",
+        prompt="What is wrong?",
+        context="causal",
+        max_tokens=max_tokens,
+        pack_tokens=512,
+        dtype="float32",
+        attention="eager",
+        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["attention"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    return build_detector(spec(), ("Attribute", "Object"))
+
+
+def run(detector, rows, rows_per_pass=1):
+    def read_image(path):
+        return Image.new("RGB", (32, 32), path.stem)
+
+    return list(score(*detector, rows, read_image=read_image, rows_per_pass=rows_per_pass))
+
+
+def row(colour, *numbers):
+    from pathlib import Path
+
+    return Row(Path(f"{colour}.png"), tuple(caption(number) for number in numbers))
+
+
+def test_captions_come_in_the_order_of_the_rows_with_one_score_for_each_token_and_sentence(detector):
+    scores = run(detector, [row("red", 0, 1), row("blue", 2)], rows_per_pass=2)
+    assert [item.caption.id for item in scores] == ["0", "1", "2"]
+    for item in scores:
+        assert len(item.offsets) == len(item.p_token) == len(item.p_type)
+        assert item.offsets.max() == len(item.caption.text)
+        assert len(item.sentence_logit) == len(item.unscored) == len(item.caption.sentences)
+        np.testing.assert_allclose(item.p_type.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_scores_do_not_depend_on_what_shares_the_row_or_the_pass(detector):
+    together = run(detector, [row("red", 0, 1, 2), row("blue", 0)], rows_per_pass=2)
+    alone = run(detector, [row("red", 0), row("red", 1), row("red", 2), row("blue", 0)])
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.p_token, other.p_token, atol=1e-5)
+        np.testing.assert_allclose(one.sentence_logit, other.sentence_logit, atol=1e-5)
+
+
+def test_scoring_turns_dropout_off_and_looks_at_the_image(detector):
+    first, second, other = (run(detector, [row(colour, 0)])[0] for colour in ("red", "red", "blue"))
+    assert first.sentence_logit == second.sentence_logit
+    assert first.sentence_logit != other.sentence_logit
+
+
+def test_a_sentence_beyond_the_window_is_unscored_never_correct():
+    detector, encoder = build_detector(spec(), ("Attribute",))
+    n_prompt = len(encoder.encode(Image.new("RGB", (32, 32)), [caption(0)]).prompt)
+    detector, encoder = build_detector(spec(max_tokens=n_prompt + 12), ("Attribute",))
+    (item,) = run((detector, encoder), [row("red", 0)])
+    assert item.sentence_logit[1] is None
+    assert item.unscored[1]

@@ -1,0 +1,96 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from halspan.reporting.sweeps import main_figures, summarize_sweep, sweep_table
+from halspan.reporting.tables import metrics_table, trainable_table
+
+
+def shown(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def part(macro, char_f1, typed):
+    return {
+        "n": {"captions": 1200, "sentences": 10, "incorrect": 2, "unknown": 2},
+        "sentence": {"auroc": {"macro": macro}},
+        "span": {"char": {"f1": char_f1}, "typed_char_f1": typed},
+        "by_generator": {
+            "narrator": {
+                "n": {"captions": 1200, "sentences": 10, "incorrect": 2, "unknown": 2},
+                "sentence.auroc": macro,
+                "span.char.f1": char_f1,
+                "span.typed_char_f1": typed,
+            }
+        },
+    }
+
+
+METRICS = {
+    "test_heldout": part(0.9712, 0.8, None),
+    "blind": {"sentence.auroc.macro": 0.51},
+    "baselines": {"bag_of_words": {"sentence.auroc.macro": 0.55}},
+    "reasons": {},
+}
+
+
+def test_figures_stand_by_part_and_generator_beside_those_without_the_image():
+    text = shown(metrics_table(METRICS))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["test_heldout", "all", "1,200", "25%", "0.971", "0.800", "-"] in rows
+    assert ["narrator", "1,200", "25%", "0.971", "0.800", "-"] in rows
+    assert ["test_heldout", "images", "exchanged", "0.510"] in rows
+    assert ["test_heldout", "bag", "of", "words", "alone", "0.550"] in rows
+
+
+def test_the_trained_share_is_shown_for_each_component_and_for_all():
+    text = shown(trainable_table({"vision tower": (0, 900), "head": (100, 100)}))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["vision", "tower", "0", "900", "0.0%"] in rows
+    assert ["all", "100", "1,000", "10.0%"] in rows
+
+
+def job(name, value, error=None):
+    figures = {} if error else {"test_heldout.sentence.auroc.macro": value}
+    return {
+        "run_name": name,
+        "run_dir": name,
+        "overrides": [],
+        "status": int(bool(error)),
+        "error": error,
+        "figures": figures,
+    }
+
+
+def test_a_sweep_has_the_mean_and_the_sample_deviation_over_runs_that_have_the_figure():
+    sweep = summarize_sweep([job("a", 0.8), job("b", 0.9), job("c", None), job("d", None, "no images")])
+    figures = sweep["summary"]["test_heldout.sentence.auroc.macro"]
+    assert figures["mean"] == pytest.approx(0.85)
+    assert figures["std"] == pytest.approx(0.1 / 2**0.5)  # (0.05^2 + 0.05^2) / (2 - 1), square root
+    assert figures["n"] == 2
+
+
+def test_one_run_has_no_deviation():
+    assert summarize_sweep([job("a", 0.8)])["summary"]["test_heldout.sentence.auroc.macro"]["std"] is None
+
+
+def test_the_table_of_a_sweep_has_one_row_per_run_and_says_what_failed():
+    text = shown(
+        sweep_table(summarize_sweep([job("shapes-seed=1", 0.8), job("shapes-seed=2", None, "no images")])), 120
+    )
+    rows = [line.split() for line in text.splitlines()]
+    assert ["shapes-seed=1", "0.800"] in rows
+    assert ["no", "images"] in rows
+    assert ["mean", "0.800"] in rows
+
+
+def test_runs_are_compared_by_their_main_figures():
+    assert main_figures(METRICS) == {
+        "test_heldout.sentence.auroc.macro": 0.9712,
+        "test_heldout.span.char.f1": 0.8,
+        "test_heldout.span.typed_char_f1": None,
+        "blind.sentence.auroc.macro": 0.51,
+    }
