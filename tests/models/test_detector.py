@@ -146,7 +146,7 @@ def test_heads_stay_in_float32_in_lower_precision(make_spec: MakeSpec, dtype, au
     assert {parameter.dtype for parameter in detector.token_head.parameters()} == {torch.float32}
     for left, right in zip(low, judge(exact, batch), strict=True):
         assert left.token.dtype == torch.float32
-        assert_same(left, right, within=0.3)  # bfloat16 keeps 8 bits; measured 0.12
+        assert_same(left, right, within=0.15)  # bfloat16 keeps 8 bits; measured 0.06
 
 
 def labelled() -> tuple[Caption, ...]:

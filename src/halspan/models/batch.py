@@ -7,7 +7,7 @@ place in its sentence), `row` (of the backbone's input), `position` (a token's p
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Batch:
     token_position: Int[Tensor, "token"]
     sentence_tokens: Int[Tensor, "sentence slot"]
     captions: tuple[Caption, ...]
-    offsets: tuple[Int[ndarray, "token 2"], ...]
+    offsets: tuple[Int[ndarray, "_ 2"], ...]
     unscored: tuple[tuple[str | None, ...], ...]
     targets: Targets | None
 
@@ -100,16 +100,16 @@ class Batch:
         """How many of the batch's sentences each caption has."""
         return [len(unscored) for unscored in self.unscored]
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Copy the tensors to a device."""
         targets = self.targets and self.targets.to(device, non_blocking=non_blocking)
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), targets)
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Batch":
         """Copy the tensors to page-locked memory, from which a copy to a GPU need not block."""
         return self._map(torch.Tensor.pin_memory, self.targets and self.targets.pin_memory())
 
-    def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> Self:
+    def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> "Batch":
         tensors = ("segments", "blocks", "token_row", "token_position", "sentence_tokens")
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
         moved["inputs"] = {name: move(tensor) for name, tensor in self.inputs.items()}
@@ -212,7 +212,7 @@ def _line(row: EncodedRow, captions: Sequence[EncodedCaption], context: Context,
     )
 
 
-def _blocks(captions: Sequence[EncodedCaption], context: Context, copies: int) -> Iterator[Int[ndarray, "position"]]:
+def _blocks(captions: Sequence[EncodedCaption], context: Context, copies: int) -> Iterator[Int[ndarray, "_"]]:
     first_sentence = 0
     for number, caption in enumerate(captions):
         if context == "bidirectional":
@@ -251,9 +251,9 @@ def _tokens_of_sentences(captions: Sequence[EncodedCaption]) -> Int[ndarray, "se
     return table
 
 
-def _join(parts: Sequence[Int[ndarray, "position"]]) -> Int[Tensor, "position"]:
+def _join(parts: Sequence[Int[ndarray, "_"]]) -> Int[Tensor, "_"]:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _pad(parts: list[Int[Tensor, "position"]], value: int) -> Int[Tensor, "row position"]:
+def _pad(parts: list[Int[Tensor, "_"]], value: int) -> Int[Tensor, "row position"]:
     return pad_sequence(parts, batch_first=True, padding_value=value)

@@ -5,6 +5,7 @@ fits it best, cut into tiles, and followed by a small copy of the whole where th
 in float32 where the original rounds them to bfloat16; resizing differs by at most one level of 255.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,13 @@ class Llama4ImageProcessorPil(PilBackend):  # type: ignore[misc]
 
     def _preprocess(
         self,
-        images: list[UInt8[ndarray, "channel height width"]],
+        images: list[UInt8[ndarray, "channel _ _"]],
         *,
         size: SizeDict,
-        resample: PILImageResampling,
+        resample: PILImageResampling | int,
         rescale_factor: float,
-        image_mean: list[float],
-        image_std: list[float],
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
         max_patches: int,
         resize_to_max_canvas: bool,
         return_tensors: str | None,
@@ -72,7 +73,7 @@ class Llama4ImageProcessorPil(PilBackend):  # type: ignore[misc]
         return BatchFeature({"pixel_values": pixels, "aspect_ratios": np.array(ratios)}, tensor_type=return_tensors)
 
     def normalize(
-        self, image: Float[ndarray, "tile channel height width"], mean: list[float], std: list[float], **_: Any
+        self, image: Float[ndarray, "tile channel height width"], mean: Sequence[float], std: Sequence[float], **_: Any
     ) -> Float[ndarray, "tile channel height width"]:
         """Subtract each channel's mean and divide by its standard deviation."""
         scale = np.array([mean, std], dtype=np.float32)[:, None, :, None, None]
