@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import configure
-from halspan.core.errors import ConfigError, DataError
+import usage
+from halspan.core.errors import ConfigError, DataError, HalspanError
 from halspan.core.files import write_json
 
 if TYPE_CHECKING:
@@ -34,8 +36,16 @@ HELD_OUT = "test_heldout"
 _GREY = (128, 128, 128)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(usage.CONF), config_name="evaluate")
 def main(config: DictConfig) -> None:
+    """Score what a run was judged on once more, or another corpus."""
+    try:
+        judge_again(config)
+    except HalspanError as error:
+        sys.exit(configure.report_error(error))  # past hydra, which would add lines of its own
+
+
+def judge_again(config: DictConfig) -> None:
     """Score what a run was judged on once more, or another corpus."""
     from halspan.inference.tuning import Tuned
     from halspan.training.rundir import RunDirectory

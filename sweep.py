@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import configure
+import usage
 from halspan.core.errors import ConfigError
 from halspan.core.files import write_json
 
-CONF = Path(__file__).parent / "conf"
 _MULTIRUN_FLAGS = ("-m", "--multirun")
 _LEAVE_ONE_OUT = "leave_one_out"
 _NO_IDENTITY = ("experiment", "run_dir", "resume", "overwrite")  # the same list as in conf/config.yaml
@@ -44,7 +44,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     if not any(argument.startswith("hydra.sweep.dir=") for argument in given):
         added.append(f"hydra.sweep.dir='{Path('checkpoints') / _name_sweep(overrides)}'")
     fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(usage.CONF), version_base="1.3"):
         config = compose("config", overrides=fixed, return_hydra_config=True)
     if config.hydra.runtime.choices.split == _LEAVE_ONE_OUT and "split.held_out" not in _keys(overrides):
         added.append(f"split.held_out={','.join(f'[{name}]' for name in _generators(config, overrides))}")
@@ -143,7 +143,7 @@ def _check_values(overrides: Sequence[Override]) -> None:
     fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
     first = {key: values[0] for key, values in swept.items()}
     jobs = [first, *({**first, key: value} for key, values in swept.items() for value in values[1:])]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(usage.CONF), version_base="1.3"):
         for job in jobs:
             config = compose("config", overrides=[*fixed, *(f"{key}={value}" for key, value in job.items())])
             check_job(config)

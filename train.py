@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 import configure
 import evaluate
 import sweep
+import usage
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.core.files import write_json, write_text
 
@@ -37,7 +38,7 @@ _IDENTITY = ("data", "model", "split", "optimizer", "loss", "seed", "blank_image
 _MAY_MOVE = {"data.path", "data.images"}
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(usage.CONF), config_name="config")
 def main(config: DictConfig) -> float | None:
     """Do one run; in a sweep, one job of it. Gives the objective of a sweep."""
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -198,10 +199,11 @@ def _is_finished(place: "RunDirectory", settings: dict[str, Any]) -> bool:
     return place.metrics.exists() and saved["trainer"] == settings["trainer"]
 
 
-def _start() -> None:
+def start() -> None:
+    """Complete the arguments of a sweep, then hand over to hydra."""
     sys.argv[1:] = sweep.prepare_arguments(sys.argv[1:])
     main()
 
 
 if __name__ == "__main__":
-    configure.run_entry(_start, "config")
+    configure.run_entry(start, "config")

@@ -1,0 +1,83 @@
+"""Judging a finished run again."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from small_runs import ROOT, run, small_overrides, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run(*small_overrides(corpus), f"run_dir={folder}")
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def evaluate(monkeypatch, *arguments):
+    import configure
+    import evaluate
+
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *arguments])
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
+    with pytest.raises(SystemExit) as exit_:
+        configure.run_entry(evaluate.main, "evaluate")
+    return exit_.value.code
+
+
+def test_the_same_parts_get_the_same_figures_and_predictions(monkeypatch, place):
+    names = ("metrics.json", "tuned.json", "predictions/test_heldout.jsonl")
+    before = [(place / name).read_text() for name in names]
+    for name in names[::2]:
+        (place / name).unlink()
+    assert evaluate(monkeypatch, f"run={place}") == 0
+    assert [(place / name).read_text() for name in names] == before
+
+
+def test_the_corpus_may_have_moved(monkeypatch, place, corpus, tmp_path):
+    shutil.copytree(corpus.parent, tmp_path / "moved")
+    before = json.loads((place / "metrics.json").read_text())
+    assert evaluate(monkeypatch, f"run={place}", f"data.path={tmp_path / 'moved'}") == 0
+    assert json.loads((place / "metrics.json").read_text()) == before
+
+
+def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, place, tmp_path):
+    other = write_corpus(tmp_path / "other", n_images=8, seed=5)
+    before = (place / "metrics.json").read_text()
+    assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={other}") == 0
+    metrics = json.loads((place / "evaluations" / "captions" / "metrics.json").read_text())
+    assert set(metrics["test_heldout"]["by_generator"]) == {"cleo"}
+    assert set(metrics["test_seen"]["by_generator"]) <= {"anna", "ben", "paint"}
+    assert (place / "metrics.json").read_text() == before
+
+
+def test_images_that_trained_the_detector_judge_nothing(monkeypatch, capsys, place, corpus):
+    assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={corpus}") == 0
+    metrics = json.loads((place / "evaluations" / "captions" / "metrics.json").read_text())
+    own = json.loads((place / "metrics.json").read_text())
+    for part in ("test_seen", "test_heldout"):
+        assert metrics[part] == own[part]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: run: missing; give it: run=..."),
+        (["run=nowhere"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
+        (["run=nowhere", "part=val"], "error: part: unknown key; possible: data, run"),
+    ],
+)
+def test_what_is_wrong_is_one_line(monkeypatch, capsys, arguments, message):
+    assert evaluate(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.startswith(message)
