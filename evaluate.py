@@ -166,7 +166,7 @@ def _read_spec(run: "RunDirectory", config: DictConfig) -> "RunSpec":
     if not (run.config.exists() and run.best.exists()):
         raise ConfigError(f"run: {str(run.path)!r} has no config.yaml and best.ckpt; give the folder of a trained run")
     saved = OmegaConf.load(run.config)
-    if config.trainer is not None:
+    if "trainer" in config:
         saved.trainer = config.trainer
     if "_target_" in config.data:
         saved.data = config.data

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,6 +203,9 @@ def _is_finished(place: "RunDirectory", settings: dict[str, Any]) -> bool:
 def start() -> None:
     """Complete the arguments of a sweep, then hand over to hydra."""
     sys.argv[1:] = sweep.prepare_arguments(sys.argv[1:])
+    # Launchers start interpreters of their own, which have to find the modules beside this file.
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([known] if known else [])])
     main()
 
 

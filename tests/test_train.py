@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from small_runs import ROOT, run, small_overrides, write_corpus
 
 PARTS = ("val", "test_seen", "test_heldout")
