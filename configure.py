@@ -24,6 +24,7 @@ from halspan.core.errors import ConfigError, HalspanError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # as a shell says it
 _LONGEST_NAME = 180  # characters
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]*)=(.*)'")
 
@@ -88,10 +89,12 @@ def set_up_logging() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from halspan.training.rundir import is_first_process
+
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     handler.addFilter(_is_worth_showing)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("halspan").setLevel(logging.INFO)
+    logging.getLogger("halspan").setLevel(logging.INFO if is_first_process() else logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
 
 
@@ -119,6 +122,9 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
         sys.exit(report_error(error))
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(report_error(ConfigError(_explain_composition(error))))
+    except KeyboardInterrupt:
+        print("interrupted; resume=true goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +63,8 @@ def judge_again(config: DictConfig) -> None:
         parts,
         detector=detector,
         encoder=encoder,
-        corpus=replace(corpus, taxonomy=tuple(split["taxonomy"])),
+        corpus=corpus,
+        taxonomy=split["taxonomy"],
         spec=spec,
         folder=folder,
         tuned=Tuned.from_record(json.loads(run.tuned.read_text(encoding="utf-8"))),
@@ -78,6 +78,7 @@ def judge(
     detector: "SpanDetector",
     encoder: "RowEncoder",
     corpus: "Corpus",
+    taxonomy: Sequence[str],
     spec: "RunSpec",
     folder: Path,
     tuned: "Tuned | None" = None,
@@ -88,7 +89,8 @@ def judge(
         parts: captions by the name of their part; those of `train` are only what baselines are fitted on.
         detector: the trained detector.
         encoder: its encoder.
-        corpus: where the captions are from, with the detector's taxonomy.
+        corpus: where the captions are from.
+        taxonomy: the detector's types; those of the corpus may be others.
         spec: the run's.
         folder: where everything goes.
         tuned: temperature and decoding; None tunes them on the part `val`.
@@ -104,10 +106,10 @@ def judge(
     group = partial(group_rows, corpus, max_captions=spec.trainer.captions_per_row)
     score = partial(score_rows, detector, encoder, spec)
     judged = {name: group(captions) for name, captions in parts.items() if name != "train" and captions}
-    metrics, tuned = evaluate(judged, score=score, taxonomy=corpus.taxonomy, folder=folder / "predictions", tuned=tuned)
+    metrics, tuned = evaluate(judged, score=score, taxonomy=taxonomy, folder=folder / "predictions", tuned=tuned)
     if held_out := parts[HELD_OUT]:
         exchanged, kept = exchange_images(corpus, held_out, seed=spec.seed)
-        metrics["blind"] = evaluate_blind(group(exchanged), score=score, tuned=tuned, taxonomy=corpus.taxonomy)
+        metrics["blind"] = evaluate_blind(group(exchanged), score=score, tuned=tuned, taxonomy=taxonomy)
         if metrics["blind"]["sentence.auroc.macro"] is None:
             reasons = [f"{direction}: {reason}" for direction, reason in kept.items()] or ["one class only"]
             metrics["reasons"]["blind.sentence.auroc.macro"] = "; ".join(reasons)

@@ -83,10 +83,9 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     place = RunDirectory(Path(spec.run_dir))
     if is_first_process():
         place.check(resume=spec.resume, overwrite=spec.overwrite)
-        if spec.resume and place.config.exists() and _is_finished(place, settings):
-            metrics = json.loads(place.metrics.read_text(encoding="utf-8"))
+        if spec.resume and (metrics := _figures_so_far(place, settings)):
             evaluate.report(metrics, place.path)
-            return dict(metrics)
+            return metrics
     from halspan.training.fit import check_machine, seed_process
 
     check_machine(spec.trainer)
@@ -164,7 +163,13 @@ def _fit_and_judge(
         )
         if is_first_process():
             metrics = evaluate.judge(
-                parts.parts(), detector=detector, encoder=encoder, corpus=corpus, spec=spec, folder=place.path
+                parts.parts(),
+                detector=detector,
+                encoder=encoder,
+                corpus=corpus,
+                taxonomy=corpus.taxonomy,
+                spec=spec,
+                folder=place.path,
             )
             evaluate.report(metrics, place.path)
     finally:
@@ -183,12 +188,14 @@ def _encode(encoder: "RowEncoder", *, blank: bool) -> "Callable[[Sequence[Row]],
     return encode
 
 
-def _is_finished(place: "RunDirectory", settings: dict[str, Any]) -> bool:
-    """Say whether the run is done, and whether it is the same run at all.
+def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str, Any]:
+    """Give the figures of a run that is done; none where something is left to do.
 
     Raises:
         ConfigError: the folder holds another run.
     """
+    if not place.config.exists():
+        return {}
     saved = OmegaConf.to_container(OmegaConf.load(place.config))
     here, there = (flatten({key: run[key] for key in _IDENTITY}) for run in (settings, saved))
     for key in sorted((here.keys() | there.keys()) - _MAY_MOVE):
@@ -197,7 +204,9 @@ def _is_finished(place: "RunDirectory", settings: dict[str, Any]) -> bool:
                 f"{key}: {here.get(key)!r}, but the run in {place.path} has {there.get(key)!r}; resume it with the "
                 "same value, or choose another run_dir"
             )
-    return place.metrics.exists() and saved["trainer"] == settings["trainer"]
+    if not place.metrics.exists() or saved["trainer"] != settings["trainer"]:
+        return {}
+    return dict(json.loads(place.metrics.read_text(encoding="utf-8")))
 
 
 def start() -> None:

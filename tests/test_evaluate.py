@@ -62,6 +62,14 @@ def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, pla
     assert (place / "metrics.json").read_text() == before
 
 
+def test_another_corpus_may_have_other_types(monkeypatch, place, tmp_path):
+    other = write_corpus(tmp_path / "other", n_images=8, seed=5)
+    other.write_text(other.read_text().replace('"Object"', '"Typo"'))
+    assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={other}") == 0
+    metrics = json.loads((place / "evaluations" / "captions" / "metrics.json").read_text())
+    assert "Typo" in metrics["test_heldout"]["span"]["by_type"]
+
+
 def test_images_that_trained_the_detector_judge_nothing(monkeypatch, capsys, place, corpus):
     assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={corpus}") == 0
     metrics = json.loads((place / "evaluations" / "captions" / "metrics.json").read_text())

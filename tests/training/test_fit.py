@@ -110,6 +110,14 @@ def test_a_batch_in_several_passes_trains_like_the_batch_in_one(corpus, whole, t
     assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "three")) < 1e-6
 
 
+@pytest.mark.parametrize("choice", ["trainer.precision=bf16-mixed", "model.lora=null"])
+def test_mixed_precision_and_heads_alone_train_too(corpus, tmp_path, choice):
+    run(*[override for override in small_overrides(corpus) if "dropout" not in override], choice, f"run_dir={tmp_path}")
+    trained = weights(tmp_path)
+    assert all(value.dtype == torch.float32 for value in trained.values())
+    assert any("lora_" in name for name in trained) == (choice != "model.lora=null")
+
+
 def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path):
     steady = [*small_overrides(corpus), "model.lora.dropout=0", "trainer.rows_per_batch=3"]
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1"]

@@ -32,6 +32,12 @@ def test_overwriting_deletes_what_runs_leave_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_place_where_no_folder_can_be_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        RunDirectory(tmp_path / "file" / "run").prepare(overwrite=False)
+
+
 @pytest.mark.parametrize(
     ("environment", "first"),
     [

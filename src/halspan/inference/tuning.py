@@ -123,13 +123,13 @@ def tune_decoding(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> D
     """Choose each decoding parameter in turn by the character F1, with the best values of those before it.
 
     Args:
-        scores: of the validation part; the first `MAX_TUNING_CAPTIONS` count.
+        scores: of the validation part; every n-th counts, so that they are at most `MAX_TUNING_CAPTIONS`.
         taxonomy: the detector's types.
 
     Returns:
         The best found; `UNTUNED` where no caption has spans to find.
     """
-    sample = scores[:MAX_TUNING_CAPTIONS]
+    sample = scores[:: max(1, math.ceil(len(scores) / MAX_TUNING_CAPTIONS))]
     best, best_f1 = UNTUNED, 0.0
     for name, values in GRID.items():
         for parameters in [replace(best, **{name: value}) for value in values]:

@@ -73,8 +73,15 @@ class RunDirectory:
             )
 
     def prepare(self, *, overwrite: bool) -> None:
-        """Make the folder; delete what an old run left there, and nothing else, if it is to be overwritten."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Make the folder; delete what an old run left there, and nothing else, if it is to be overwritten.
+
+        Raises:
+            ConfigError: there can be no such folder.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir: {self.path} cannot be made ({error.strerror}); choose another place") from None
         if overwrite:
             for path in (self.config, self.split, self.last, self.best, self.tuned, self.metrics, self.wandb_id):
                 path.unlink(missing_ok=True)
