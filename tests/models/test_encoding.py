@@ -150,3 +150,11 @@ def test_a_prompt_without_the_placeholder_becomes_a_users_turn():
     row = encode(RowEncoder(processor, spec, TAXONOMY), make_caption("A."))
     bos = processor.tokenizer.bos_token_id
     assert row.prompt.tolist().count(bos) == 1
+
+
+def test_no_more_captions_are_kept_than_memory_allows(make_encoder, monkeypatch):
+    monkeypatch.setattr("halspan.models.encoding._MOST_CACHED", 1)
+    encoder = make_encoder()
+    first, _, again = (encode(encoder, make_caption(text)).captions[0] for text in ("A.", "B.", "A."))
+    assert first is not again
+    assert first.ids.tolist() == again.ids.tolist()

@@ -116,14 +116,11 @@ def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:
         return read()
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        if Path(spec.backbone).is_dir():
-            what, remedy = "the folder", "repair or replace it"
-        else:
-            what, remedy = (
-                "no folder, and as a hub id",
-                (
-                    "give a folder that exists, or download the hub id once where there is a network (`hf download`, "
-                    "HF_HUB_OFFLINE unset)"
-                ),
+        what, remedy = "the folder", "repair or replace it"
+        if not Path(spec.backbone).is_dir():
+            what = "no folder, and as a hub id"
+            remedy = (
+                "give a folder that exists, or download the hub id once where there is a network (`hf download`, "
+                "HF_HUB_OFFLINE unset)"
             )
         raise ModelError(f"model.backbone: {spec.backbone!r}: {what} cannot be read: {reason}; {remedy}") from error
