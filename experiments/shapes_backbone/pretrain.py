@@ -1,11 +1,13 @@
 """Pre-train the tiny VLM of the shapes world on true captions: `make backbone` (see README.md beside this file).
 
-A `LlavaForConditionalGeneration` of SigLIP and Qwen3 parts learns from scratch, on scenes that no corpus holds, to
-  - predict the next word of true captions (causal rows), and
-  - fill in one masked slot per sentence, seeing the rest of the caption both ways (masked rows; salient span masking,
-    Guu et al. 2020, arXiv 2002.08909; one model for both, Dong et al. 2019, arXiv 1905.03197), and
-  - name where each cell is and what stands there from the projected image tokens (dense captioning; its weight falls
-    to zero).
+A `LlavaForConditionalGeneration` of SigLIP and Qwen3 parts learns from scratch, on scenes that no corpus holds,
+  - to predict the next word of true captions (causal rows);
+  - to fill in masked words of true captions, seeing the rest both ways (masked rows; salient span masking, Guu et al.
+    2020, arXiv 2002.08909; one model for both, Dong et al. 2019, arXiv 1905.03197);
+  - to name where each cell is and what stands there from the projected image tokens (dense captioning; its weight
+    falls to zero);
+  - to look where words point: one head in two layers is told which cells the words of a true caption speak of
+    (phrase grounding by supervised attention, Liu et al. 2017, arXiv 1605.09553). Without it, places stay at chance.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,23 +39,28 @@ from transformers import (
 
 from halspan.data.shapes.captioning import select_statements
 from halspan.data.shapes.generators import GENERATORS
-from halspan.data.shapes.language import PLACES, word
+from halspan.data.shapes.language import PLACES, Statement, Style, word
 from halspan.data.shapes.render import CELL_PIXELS, IMAGE_PIXELS, render
 from halspan.data.shapes.scenes import GRID, PLAIN_SHAPES, Scene, sample_scene
 
 STREAM = "pretraining"
 """Prefix of every random seed here; corpora draw their scenes from streams of other names."""
 
-STEPS, ROWS_PER_STEP = 3200, 24
+STEPS, ROWS_PER_STEP = 6000, 12
 IMAGE_TOKENS = GRID**2
-SENTENCES_PER_ROW = 24
-CAUSAL_SHARE = 0.3
+SENTENCES_PER_ROW = 12
+CAPTION_LENGTHS = (1, 1, 1, 1, 1, 3)  # sentences
+POINTING_LAYERS, POINTING_WEIGHT = (1, 2), 0.5
+CAUSAL_SHARE = 0.4
+THINGS_KEPT = (1, 2, 2, 3, 3, 4, 4, 9, 9, 9)  # at most so many things of a scene; a curriculum in every batch
+PLACE_SCALE = 3.0  # standard deviation of initial position embeddings
+HIDDEN_SHARE = 0.3
 MOST_CELL_WORDS = 6
 CELLS_SHARE = 0.7  # of all steps, until the weight of dense captioning is zero
 KIND_WEIGHTS = {
-    "place": 4.0, "presence": 1.0, "number": 1.6, "relation": 2.0, "direction": 1.4, "text": 1.2, "background": 0.5,
+    "place": 8.0, "presence": 1.0, "number": 1.2, "relation": 3.0, "direction": 1.2, "text": 1.2, "background": 0.3,
 }  # fmt: skip
-MAIN_SLOTS = {
+SLOTS = {
     "place": ("colour", "shape", "size", "texture", "place"),
     "presence": ("colour", "shape", "size", "texture"),
     "number": ("number",),
@@ -82,7 +89,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     rng = random.Random(f"{STREAM}/tokenizer")
     scenes = [sample_scene(rng) for _ in range(3000)]
-    texts = [" ".join(sentence for _, sentence, _ in _marked_sentences(scene, 12, rng)) for scene in scenes]
+    texts = [
+        " ".join(sentence for _, sentence, _ in worded(scene, dict.fromkeys(KIND_WEIGHTS, 1.0), 12, rng))
+        for scene in scenes
+    ]
     tokenizer.train_from_iterator([text for text in texts for _ in range(2)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -128,6 +138,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) 
     )
     model = LlavaForConditionalGeneration(config)
     nn.init.normal_(model.get_input_embeddings().weight, std=0.08)  # Qwen3's 0.02 leaves tiny models at chance
+    positions = model.get_submodule("model.vision_tower.embeddings.position_embedding")
+    nn.init.normal_(positions.weight, std=PLACE_SCALE)  # patch embeddings grow long and would drown where a cell is
     return model
 
 
@@ -149,7 +161,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 @dataclass
 class Row:
-    """One image with several captions: token ids, caption of each token (from 1), and the targets of its objective."""
+    """One image with several captions: token ids, caption of each token (from 1), targets, and which count most."""
 
     pixels: Tensor
     causal: bool
@@ -157,15 +169,41 @@ class Row:
     ids: list[int] = field(default_factory=list)
     caption: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    salient: list[bool] = field(default_factory=list)
+    meant: list[int] = field(default_factory=list)
 
 
-def _marked_sentences(scene: Scene, count: int, rng: random.Random) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Yield true sentences in random styles, each with the name and the characters of one of its slots."""
-    for statement in select_statements(scene, KIND_WEIGHTS, count, rng):
-        slot = rng.choice([name for name in MAIN_SLOTS[statement.kind] if name in statement.slots])
-        marked = replace(statement, wrong=(slot,))  # wording then tells where the slot is; the statement stays true
-        sentence, span = word(marked, rng.choice(GENERATORS).style, rng)
-        yield f"{statement.kind}.{slot}", sentence, span
+def worded(
+    scene: Scene, kinds: Mapping[str, float], count: int, rng: random.Random
+) -> Iterator[tuple[Statement, str, dict[str, tuple[int, int]]]]:
+    """Yield true sentences in random styles, each with its statement and the characters of each of its slots."""
+    for statement in select_statements(scene, kinds, count, rng):
+        style, pattern = rng.choice(GENERATORS).style, rng.getrandbits(32)
+        spans, sentence = {}, ""
+        for slot in SLOTS[statement.kind]:
+            if slot in statement.slots:
+                marked = replace(statement, wrong=(slot,))  # wording then tells where it is; nothing becomes wrong
+                sentence, span = word(marked, style, random.Random(pattern))
+                spans[slot] = span
+        yield statement, sentence, spans
+
+
+def cells_of(statement: Statement, scene: Scene) -> dict[str, int]:
+    """Return, for each slot that speaks of things, the cells of these things, as bits of a number."""
+    slots = statement.slots
+    first = {name: slots[name] for name in ("colour", "shape", "size", "texture") if name in slots}
+    if statement.kind in ("direction", "text"):
+        first["shape"] = "arrow" if statement.kind == "direction" else "card"
+    second = {"colour": slots["colour2"], "shape": slots["shape2"]} if statement.kind == "relation" else {}
+    found = 1 << PLACES.index(slots["place"]) if statement.kind == "place" else _matching(first, scene)
+    told = [name for name in slots if name not in ("relation", "background", "colour2", "shape2")]
+    return dict.fromkeys(told, found) | dict.fromkeys(("colour2", "shape2") if second else (), _matching(second, scene))
+
+
+def _matching(looks: Mapping[str, str], scene: Scene) -> int:
+    return sum(
+        1 << cell for cell, thing in scene.things() if all(getattr(thing, name) == v for name, v in looks.items())
+    )
 
 
 class TrueCaptions(IterableDataset[Row]):
@@ -182,27 +220,51 @@ class TrueCaptions(IterableDataset[Row]):
 
     def row(self, rng: random.Random) -> Row:
         """Draw a scene and word captions of one to six sentences about it, for one of the two objectives."""
-        scene = sample_scene(rng)
+        scene = thinned(sample_scene(rng), rng)
         causal = rng.random() < CAUSAL_SHARE
-        row = Row(pixels_of(scene, rng), causal, cell_words(scene, self.tokenizer))
+        row = Row(pixels_of(scene, rng), causal, cell_words(scene, rng.choice(GENERATORS).style, self.tokenizer))
         caption, room = 0, 0
-        for _, sentence, span in _marked_sentences(scene, SENTENCES_PER_ROW, rng):
+        for statement, sentence, spans in worded(scene, KIND_WEIGHTS, SENTENCES_PER_ROW, rng):
             if room == 0:
-                caption, room = caption + 1, rng.choice((1, 1, 2, 4, 6))
+                caption, room = caption + 1, rng.choice(CAPTION_LENGTHS)
             room -= 1
-            self.append(row, sentence, span, caption=caption)
+            hidden = [slot for slot in spans if rng.random() < HIDDEN_SHARE] or [rng.choice(list(spans))]
+            meant = cells_of(statement, scene)
+            self.append(row, sentence, spans, asked=list(spans) if causal else hidden, meant=meant, caption=caption)
         return row
 
-    def append(self, row: Row, sentence: str, span: tuple[int, int], *, caption: int) -> None:
-        """Add a sentence to a caption of the row; a masked row hides, and asks for, the words at `span`."""
+    def append(
+        self,
+        row: Row,
+        sentence: str,
+        spans: Mapping[str, tuple[int, int]],
+        *,
+        asked: Collection[str],
+        meant: Mapping[str, int],
+        caption: int,
+    ) -> None:
+        """Add a sentence to a caption of the row; words of `asked` slots count most, and masked rows hide them."""
         before = " " if row.caption and row.caption[-1] == caption else ""
-        start, end = span[0] + len(before), span[1] + len(before)
         encoding = self.tokenizer(before + sentence, return_offsets_mapping=True, add_special_tokens=False)
-        ids = encoding["input_ids"]
-        hidden = [not row.causal and first < end and last > start for first, last in encoding["offset_mapping"]]
-        row.ids += [self.tokenizer.mask_token_id if hide else i for i, hide in zip(ids, hidden, strict=True)]
-        row.labels += [i if row.causal or hide else -100 for i, hide in zip(ids, hidden, strict=True)]
-        row.caption += [caption] * len(ids)
+        for token, (first, last) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            inside = (
+                name for name, (start, end) in spans.items() if first < end + len(before) and last > start + len(before)
+            )
+            slot = next(inside, "")
+            salient = slot in asked
+            row.ids.append(self.tokenizer.mask_token_id if salient and not row.causal else token)
+            row.labels.append(token if salient or row.causal else -100)
+            row.salient.append(salient)
+            row.meant.append(0 if row.causal else meant.get(slot, 0))
+            row.caption.append(caption)
+
+
+def thinned(scene: Scene, rng: random.Random) -> Scene:
+    """Take things away until few are left: with one thing in sight, where it is and what it is need no binding."""
+    kept = rng.choice(THINGS_KEPT)
+    cells = [cell for cell, _ in scene.things()]
+    gone = set(rng.sample(cells, max(0, len(cells) - kept)))
+    return replace(scene, cells=tuple(None if cell in gone else thing for cell, thing in enumerate(scene.cells)))
 
 
 def pixels_of(scene: Scene, rng: random.Random) -> Tensor:
@@ -211,17 +273,18 @@ def pixels_of(scene: Scene, rng: random.Random) -> Tensor:
     return image.view(IMAGE_PIXELS, IMAGE_PIXELS, 3).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def cell_words(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """Return, for each cell, the words for where it is and for what stands there, as token ids."""
+def cell_words(scene: Scene, style: Style, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Return, for each cell, a style's words for where it is and for what stands there, as token ids."""
     cells = []
     for place, thing in zip(PLACES, scene.cells, strict=True):
-        words = place.split()
+        values = [place]
         if thing is not None and thing.direction is not None:
-            words = [thing.shape, thing.colour, thing.direction]  # "left" and "right" would be said of the place too
+            values = [thing.shape, thing.colour, thing.direction]  # "left" would be said of the place too
         elif thing is not None:
-            words += [thing.shape, thing.colour]
+            values += [thing.shape, thing.colour]
         if thing is not None and thing.shape in PLAIN_SHAPES:
-            words += [thing.size] if thing.texture == "plain" else [thing.size, thing.texture]
+            values += [thing.size] if thing.texture == "plain" else [thing.size, thing.texture]
+        words = [part for value in values for part in style.word(value).split() if part != "corner"]
         ids = [_word_id(f" {text}", tokenizer) for text in words]
         cells.append(ids if thing is None or thing.letter is None else [*ids, _word_id(thing.letter, tokenizer)])
     return cells
@@ -236,10 +299,13 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
     length = IMAGE_TOKENS + max(len(row.ids) for row in rows)
     ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), -100)
     caption, positions = torch.full((len(rows), length), -1), torch.arange(length).repeat(len(rows), 1)
+    salient = torch.zeros(len(rows), length, dtype=torch.bool)
+    meant = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):
         filled = slice(IMAGE_TOKENS, IMAGE_TOKENS + len(row.ids))
         ids[i, filled], labels[i, filled] = torch.tensor(row.ids), torch.tensor(row.labels)
         caption[i, :IMAGE_TOKENS], caption[i, filled] = 0, torch.tensor(row.caption)
+        salient[i, filled], meant[i, filled] = torch.tensor(row.salient), torch.tensor(row.meant)
         starts = Counter(row.caption)
         positions[i, filled] = torch.cat([torch.arange(n) for n in starts.values()]) + IMAGE_TOKENS
     causal = torch.tensor([row.causal for row in rows])
@@ -250,6 +316,8 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
     return {
         "ids": ids,
         "labels": labels,
+        "salient": salient,
+        "meant": meant,
         "caption": caption,
         "positions": positions,
         "causal": causal,
@@ -271,35 +339,51 @@ def attention_mask(caption: Tensor, causal: Tensor) -> Tensor:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def read(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the states of all positions (row, position, hidden) and the image tokens (row, cell, hidden)."""
+def read(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return states (row, position, hidden), pointing weights (row, position, head, cell), image tokens."""
     features = torch.stack(list(model.get_image_features(pixel_values=batch["pixels"]).pooler_output))
-    hidden = model.model.language_model(
+    output = model.model.language_model(
         inputs_embeds=torch.cat([features, model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:])], dim=1),
         attention_mask=attention_mask(batch["caption"], batch["causal"]),
         position_ids=batch["positions"],
         use_cache=False,
-    ).last_hidden_state
-    return hidden, features
+        output_attentions=True,
+    )
+    pointing = torch.stack([output.attentions[layer][:, 0, :, :IMAGE_TOKENS] for layer in POINTING_LAYERS], dim=2)
+    return output.last_hidden_state, pointing, features
 
 
 def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the mean loss of each objective, in nats per token."""
-    hidden, features = read(model, batch)
+    hidden, pointing, features = read(model, batch)
     words = model.get_input_embeddings().weight
-    next_token = batch["labels"].roll(-1, dims=1)
+    causal = batch["causal"][:, None]
+    next_token, next_salient = batch["labels"].roll(-1, dims=1), batch["salient"].roll(-1, dims=1)
     next_token[batch["caption"].roll(-1, dims=1) != batch["caption"]] = -100  # nothing predicts a caption's first token
-    targets = torch.where(batch["causal"][:, None], next_token, batch["labels"])
+    targets, salient = torch.where(causal, next_token, batch["labels"]), torch.where(causal, next_salient, True)
     asked = targets != -100
     loss = F.cross_entropy((hidden[asked] @ words.T).float(), targets[asked], reduction="none")
-    causal = batch["causal"][:, None].expand_as(asked)[asked]
+    causal, salient = causal.expand_as(asked)[asked], salient.expand_as(asked)[asked]
     cells = batch["cells"]
     cell_logits = (features @ words.T).float()[:, :, None].expand(-1, -1, cells.shape[2], -1)
     return {
-        "causal": loss[causal].sum() / causal.sum().clamp(min=1),
-        "masked": loss[~causal].sum() / (~causal).sum().clamp(min=1),
+        "causal": _mean(loss, causal & salient),
+        "other": _mean(loss, causal & ~salient),
+        "masked": _mean(loss, ~causal),
+        "pointing": pointing_loss(pointing, batch["meant"]),
         "cells": F.cross_entropy(cell_logits.flatten(0, 2), cells.flatten(), ignore_index=-100),
     }
+
+
+def pointing_loss(pointing: Tensor, meant: Tensor) -> Tensor:
+    """Return -log of the attention that words pay to the cells they speak of (Liu et al. 2017, arXiv 1605.09553)."""
+    bits = (meant[:, :, None] >> torch.arange(IMAGE_TOKENS)) & 1
+    paid = (pointing.float() * bits[:, :, None]).sum(-1)[meant > 0]
+    return -paid.clamp(min=1e-6).log().mean()
+
+
+def _mean(loss: Tensor, chosen: Tensor) -> Tensor:
+    return loss[chosen].sum() / chosen.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -312,11 +396,12 @@ def fill_in_accuracy(
     for _ in range(n_scenes):
         scene = sample_scene(rng)
         pixels, rows, names = pixels_of(scene, rng), [], []
-        for name, sentence, span in _marked_sentences(scene, 16, rng):
+        for statement, sentence, spans in worded(scene, dict.fromkeys(KIND_WEIGHTS, 1.0), 16, rng):
+            slot = rng.choice(list(spans))
             row = Row(pixels, causal=False)
-            maker.append(row, sentence, span, caption=1)
+            maker.append(row, sentence, spans, asked=[slot], meant={}, caption=1)
             rows.append(row)
-            names.append(name)
+            names.append(f"{statement.kind}.{slot}")
         batch = collate(rows)
         guesses = (read(model, batch)[0] @ model.get_input_embeddings().weight.T).argmax(-1)
         for name, labels, guess in zip(names, batch["labels"], guesses, strict=True):
@@ -338,7 +423,10 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, width=args.width, layers=args.layers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
+    pointer = nn.Linear(args.width, args.width)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *pointer.parameters()], lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98)
+    )
     state_path = args.to.with_name(f"{args.to.name}_training.pt")
     first = restore(model, optimizer, state_path)
     rows = TrueCaptions(tokenizer, first * args.rows)
@@ -373,7 +461,13 @@ def optimise(
     with torch.autocast("cpu", torch.bfloat16):
         parts = losses(model, batch)
     cells_weight = max(0.0, 1 - step / (CELLS_SHARE * args.steps))
-    loss = parts["causal"] + 2.0 * parts["masked"] + cells_weight * parts["cells"]
+    loss = (
+        parts["causal"]
+        + parts["masked"]
+        + 0.2 * parts["other"]
+        + POINTING_WEIGHT * parts["pointing"]
+        + cells_weight * parts["cells"]
+    )
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -415,7 +509,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="layers of the text tower")
     parser.add_argument("--threads", type=int, default=1, help="compute threads")
     parser.add_argument("--report-every", type=int, default=50, help="steps between loss lines")
-    parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
+    parser.add_argument("--save-every", type=int, default=600, help="steps between saves")
     train(parser.parse_args())
 
 
