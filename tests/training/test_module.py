@@ -1,0 +1,79 @@
+import pytest
+import torch
+from small_runs import run, small_overrides, write_corpus
+
+from halspan.core.errors import ConfigError, DataError, ModelError
+from halspan.core.loss_weights import LossWeights
+from halspan.models.detector import build_detector
+from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.training.fit import check_machine, fit
+from halspan.training.module import load_trained
+
+
+def detector(*, r):
+    spec = ModelSpec(
+        backbone="builtin:llama4-tiny",
+        prompt="What is wrong?",
+        context="causal",
+        max_tokens=512,
+        pack_tokens=512,
+        dtype="float32",
+        attention="eager",
+        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=["attention"]) if r else None,
+    )
+    return build_detector(spec, ("Attribute",))[0]
+
+
+def test_trained_weights_come_back_exactly(tmp_path):
+    torch.manual_seed(1)
+    first, second = detector(r=2), detector(r=2)
+    state = {f"detector.{name}": value for name, value in first.trainable_state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "best.ckpt")
+    load_trained(second, tmp_path / "best.ckpt")
+    for name, value in second.trainable_state_dict().items():
+        assert torch.equal(value, state[f"detector.{name}"])
+
+
+def test_a_checkpoint_of_another_detector_is_refused_with_what_differs(tmp_path):
+    state = {f"detector.{name}": value for name, value in detector(r=2).trainable_state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "best.ckpt")
+    with pytest.raises(ModelError, match=r"16 weights that this detector does not train .* lacks 0"):
+        load_trained(detector(r=None), tmp_path / "best.ckpt")
+
+
+def test_a_loss_that_is_no_number_any_more_stops_training(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at optimiser step 1; lower optimizer\.lora_lr"):
+        run(
+            *small_overrides(corpus),
+            "optimizer.head_lr=1e30",
+            "optimizer.warmup_fraction=0",
+            f"run_dir={tmp_path / 'run'}",
+        )
+
+
+def test_training_needs_a_row_to_train_on_and_one_to_validate_on():
+    with pytest.raises(DataError, match="0 training rows and 1 validation rows"):
+        fit(
+            None,
+            train=[],
+            val=[None],
+            encode=tuple,
+            run=None,
+            trainer=None,
+            optimizer=None,
+            loss=LossWeights(),
+            curves=None,
+            seed=0,
+        )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    from small_runs import configuration
+
+    import configure
+
+    spec = configure.build(configuration("trainer=gpu").trainer)
+    with pytest.raises(ConfigError, match="1 GPUs asked for, 0 visible"):
+        check_machine(spec)
