@@ -1,6 +1,7 @@
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
+from halspan.core.errors import ConfigError
 from halspan.training.loggers import build_logger, finish_logger
 from halspan.training.rundir import RunDirectory
 from halspan.training.spec import CsvLoggerSpec, WandbLoggerSpec
@@ -35,6 +36,14 @@ def test_a_resumed_run_continues_its_own_wandb_run(run, tmp_path):
     first, second = wandb_session(run), wandb_session(run)
     assert first.id == second.id == run.wandb_id.read_text()
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2  # two parts of one run, for `wandb sync`
+
+
+def test_wandb_without_an_account_names_the_remedy(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    online = WandbLoggerSpec(project="tests", entity=None, mode="online", tags=[])
+    with pytest.raises(ConfigError, match=r"Set logger\.mode=offline"):
+        build_logger(online, run, name="small", settings={})
 
 
 def test_each_run_directory_has_its_own_wandb_run(run, tmp_path):

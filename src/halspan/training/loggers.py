@@ -6,6 +6,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from halspan.core.errors import ConfigError
 from halspan.core.files import write_text
 from halspan.training.rundir import RunDirectory, is_first_process
 from halspan.training.spec import LoggerSpec, WandbLoggerSpec
@@ -21,6 +22,9 @@ def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Ma
         run: where files go.
         name: of the run.
         settings: the whole configuration, to be kept with the curves.
+
+    Raises:
+        ConfigError: wandb does not start.
     """
     if not isinstance(spec, WandbLoggerSpec):
         return CSVLogger(save_dir=run.path, name="logs", flush_logs_every_n_steps=1)
@@ -33,7 +37,7 @@ def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Ma
         id=_wandb_id(run),
         save_dir=run.path,
     )
-    logger.log_hyperparams(dict(settings))
+    _start_wandb(logger, settings)
     return logger
 
 
@@ -42,6 +46,18 @@ def finish_logger(logger: Logger, figures: Mapping[str, float]) -> None:
     if isinstance(logger, WandbLogger) and is_first_process():
         logger.experiment.summary.update(dict(figures))
         logger.experiment.finish()
+
+
+def _start_wandb(logger: WandbLogger, settings: Mapping[str, Any]) -> None:
+    from wandb.errors import Error
+
+    try:
+        logger.log_hyperparams(dict(settings))
+    except Error as error:
+        raise ConfigError(
+            f"logger: wandb does not start: {' '.join(str(error).split())} Set logger.mode=offline, which needs no "
+            "account and no network, or log in (`wandb login`)"
+        ) from error
 
 
 def _wandb_id(run: RunDirectory) -> str:
