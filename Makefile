@@ -22,7 +22,7 @@ quickstart: install  ## Train a detector on the embedded shapes world and judge 
 	$(BIN)/python train.py overwrite=true
 
 test: install  ## Run the fast tests with coverage
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term:skip-covered
 
 test-all: install  ## Run every test, the slow ones included
 	$(BIN)/python -m pytest
@@ -33,7 +33,7 @@ check: install  ## Lint, format, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-backbone: install  ## Pre-train the shapes backbone again (about an hour on one core)
+backbone: install  ## Pre-train the shapes backbone again (about twenty minutes on one core)
 	$(BIN)/python experiments/shapes_backbone/pretrain.py
 
 bench: install  ## Measure speed and memory
