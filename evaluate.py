@@ -167,6 +167,11 @@ def _read_spec(run: "RunDirectory", config: DictConfig) -> "RunSpec":
     """Read a run's configuration, with the machine and the corpus asked for."""
     if not (run.config.exists() and run.best.exists()):
         raise ConfigError(f"run: {str(run.path)!r} has no config.yaml and best.ckpt; give the folder of a trained run")
+    if not run.tuned.exists():
+        raise ConfigError(
+            f"run: {str(run.path)!r} has not finished (no tuned.json); finish it first, with `python train.py "
+            f"resume=true run_dir={run.path}` and the overrides that it was started with"
+        )
     saved = OmegaConf.load(run.config)
     if "trainer" in config:
         saved.trainer = config.trainer

@@ -78,6 +78,12 @@ def test_images_that_trained_the_detector_judge_nothing(monkeypatch, capsys, pla
         assert metrics[part] == own[part]
 
 
+def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
+    (place / "tuned.json").unlink()
+    assert evaluate(monkeypatch, f"run={place}") == 2
+    assert "has not finished" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,6 +4,8 @@ A `LlavaForConditionalGeneration` of SigLIP and Qwen3 parts learns from scratch,
   - to predict the next word of true captions (causal rows);
   - to fill in masked words of true captions, seeing the rest both ways (masked rows; salient span masking, Guu et al.
     2020, arXiv 2002.08909; one model for both, Dong et al. 2019, arXiv 1905.03197);
+  - to tell blurred words of true captions, whose embeddings drown in noise, by image and sentence (denoising, as in
+    Li et al. 2022, arXiv 2205.14217), so that words in sight are checked against the image as masked ones are;
   - to name where each cell is and what stands there from the projected image tokens (dense captioning; its weight
     falls to zero);
   - to look where words point: one head in two layers is told which cells the words of a true caption speak of
@@ -55,6 +57,8 @@ CAUSAL_SHARE = 0.4
 THINGS_KEPT = (1, 2, 2, 3, 3, 4, 4, 9, 9, 9)  # at most so many things of a scene; a curriculum in every batch
 PLACE_SCALE = 3.0  # standard deviation of initial position embeddings
 HIDDEN_SHARE = 0.3
+BLURRED_SHARE = 0.7  # of the slots that are not hidden
+BLUR = (0.5, 12.0)  # standard deviation of the noise over that of the entries of embeddings; drawn evenly in its log
 MOST_CELL_WORDS = 6
 CELLS_SHARE = 0.7  # of all steps, until the weight of dense captioning is zero
 KIND_WEIGHTS = {
@@ -171,6 +175,7 @@ class Row:
     labels: list[int] = field(default_factory=list)
     salient: list[bool] = field(default_factory=list)
     meant: list[int] = field(default_factory=list)
+    blur: list[float] = field(default_factory=list)
 
 
 def worded(
@@ -229,8 +234,10 @@ class TrueCaptions(IterableDataset[Row]):
                 caption, room = caption + 1, rng.choice(CAPTION_LENGTHS)
             room -= 1
             hidden = [slot for slot in spans if rng.random() < HIDDEN_SHARE] or [rng.choice(list(spans))]
+            blurs = {slot: blur(rng) for slot in spans if slot not in hidden and rng.random() < BLURRED_SHARE}
+            asked, blurs = (list(spans), {}) if causal else (hidden, blurs)
             meant = cells_of(statement, scene)
-            self.append(row, sentence, spans, asked=list(spans) if causal else hidden, meant=meant, caption=caption)
+            self.append(row, sentence, spans, asked=asked, blurs=blurs, meant=meant, caption=caption)
         return row
 
     def append(
@@ -240,10 +247,14 @@ class TrueCaptions(IterableDataset[Row]):
         spans: Mapping[str, tuple[int, int]],
         *,
         asked: Collection[str],
+        blurs: Mapping[str, float],
         meant: Mapping[str, int],
         caption: int,
     ) -> None:
-        """Add a sentence to a caption of the row; words of `asked` slots count most, and masked rows hide them."""
+        """Add a sentence to a caption of the row; words of `asked` slots count most, and masked rows hide them.
+
+        Words of slots with a blur are seen through that much noise, and asked for too.
+        """
         before = " " if row.caption and row.caption[-1] == caption else ""
         encoding = self.tokenizer(before + sentence, return_offsets_mapping=True, add_special_tokens=False)
         for token, (first, last) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
@@ -253,10 +264,16 @@ class TrueCaptions(IterableDataset[Row]):
             slot = next(inside, "")
             salient = slot in asked
             row.ids.append(self.tokenizer.mask_token_id if salient and not row.causal else token)
-            row.labels.append(token if salient or row.causal else -100)
+            row.labels.append(token if salient or row.causal or slot in blurs else -100)
+            row.blur.append(blurs.get(slot, 0.0))
             row.salient.append(salient)
             row.meant.append(0 if row.causal else meant.get(slot, 0))
             row.caption.append(caption)
+
+
+def blur(rng: random.Random) -> float:
+    """Draw how much noise there is in an embedding, relative to the spread of its entries."""
+    return math.exp(rng.uniform(math.log(BLUR[0]), math.log(BLUR[1])))
 
 
 def thinned(scene: Scene, rng: random.Random) -> Scene:
@@ -300,12 +317,13 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
     ids, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), -100)
     caption, positions = torch.full((len(rows), length), -1), torch.arange(length).repeat(len(rows), 1)
     salient = torch.zeros(len(rows), length, dtype=torch.bool)
-    meant = torch.zeros(len(rows), length, dtype=torch.long)
+    meant, blurs = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length)
     for i, row in enumerate(rows):
         filled = slice(IMAGE_TOKENS, IMAGE_TOKENS + len(row.ids))
         ids[i, filled], labels[i, filled] = torch.tensor(row.ids), torch.tensor(row.labels)
         caption[i, :IMAGE_TOKENS], caption[i, filled] = 0, torch.tensor(row.caption)
         salient[i, filled], meant[i, filled] = torch.tensor(row.salient), torch.tensor(row.meant)
+        blurs[i, filled] = torch.tensor(row.blur)
         starts = Counter(row.caption)
         positions[i, filled] = torch.cat([torch.arange(n) for n in starts.values()]) + IMAGE_TOKENS
     causal = torch.tensor([row.causal for row in rows])
@@ -318,6 +336,7 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
         "labels": labels,
         "salient": salient,
         "meant": meant,
+        "blur": blurs,
         "caption": caption,
         "positions": positions,
         "causal": causal,
@@ -342,8 +361,9 @@ def attention_mask(caption: Tensor, causal: Tensor) -> Tensor:
 def read(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return states (row, position, hidden), pointing weights (row, position, head, cell), image tokens."""
     features = torch.stack(list(model.get_image_features(pixel_values=batch["pixels"]).pooler_output))
+    words = blurred(model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:]), batch["blur"][:, IMAGE_TOKENS:])
     output = model.model.language_model(
-        inputs_embeds=torch.cat([features, model.get_input_embeddings()(batch["ids"][:, IMAGE_TOKENS:])], dim=1),
+        inputs_embeds=torch.cat([features, words], dim=1),
         attention_mask=attention_mask(batch["caption"], batch["causal"]),
         position_ids=batch["positions"],
         use_cache=False,
@@ -351,6 +371,13 @@ def read(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> tupl
     )
     pointing = torch.stack([output.attentions[layer][:, 0, :, :IMAGE_TOKENS] for layer in POINTING_LAYERS], dim=2)
     return output.last_hidden_state, pointing, features
+
+
+def blurred(words: Tensor, blur: Tensor) -> Tensor:
+    """Return embeddings (row, position, hidden) with noise of `blur` (row, position) times their spread, rescaled."""
+    blur = blur[..., None]
+    spread = words.detach().pow(2).mean().sqrt()
+    return (words + blur * spread * torch.randn_like(words)) / (1 + blur**2).sqrt()
 
 
 def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -363,13 +390,14 @@ def losses(model: LlavaForConditionalGeneration, batch: dict[str, Tensor]) -> di
     targets, salient = torch.where(causal, next_token, batch["labels"]), torch.where(causal, next_salient, True)
     asked = targets != -100
     loss = F.cross_entropy((hidden[asked] @ words.T).float(), targets[asked], reduction="none")
-    causal, salient = causal.expand_as(asked)[asked], salient.expand_as(asked)[asked]
+    causal, salient, blur = causal.expand_as(asked)[asked], salient.expand_as(asked)[asked], batch["blur"][asked]
     cells = batch["cells"]
     cell_logits = (features @ words.T).float()[:, :, None].expand(-1, -1, cells.shape[2], -1)
     return {
         "causal": _mean(loss, causal & salient),
         "other": _mean(loss, causal & ~salient),
-        "masked": _mean(loss, ~causal),
+        "masked": _mean(loss, ~causal & (blur == 0)),
+        "blurred": _mean(loss, blur > 0),
         "pointing": pointing_loss(pointing, batch["meant"]),
         "cells": F.cross_entropy(cell_logits.flatten(0, 2), cells.flatten(), ignore_index=-100),
     }
@@ -399,7 +427,7 @@ def fill_in_accuracy(
         for statement, sentence, spans in worded(scene, dict.fromkeys(KIND_WEIGHTS, 1.0), 16, rng):
             slot = rng.choice(list(spans))
             row = Row(pixels, causal=False)
-            maker.append(row, sentence, spans, asked=[slot], meant={}, caption=1)
+            maker.append(row, sentence, spans, asked=[slot], blurs={}, meant={}, caption=1)
             rows.append(row)
             names.append(f"{statement.kind}.{slot}")
         batch = collate(rows)
@@ -423,10 +451,7 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, width=args.width, layers=args.layers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    pointer = nn.Linear(args.width, args.width)
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *pointer.parameters()], lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
     state_path = args.to.with_name(f"{args.to.name}_training.pt")
     first = restore(model, optimizer, state_path)
     rows = TrueCaptions(tokenizer, first * args.rows)
@@ -464,6 +489,7 @@ def optimise(
     loss = (
         parts["causal"]
         + parts["masked"]
+        + parts["blurred"]
         + 0.2 * parts["other"]
         + POINTING_WEIGHT * parts["pointing"]
         + cells_weight * parts["cells"]

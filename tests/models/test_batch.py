@@ -57,6 +57,19 @@ def test_states_are_read_where_the_captions_tokens_are():
     assert batch.sentences_per_caption == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ("causal", [1, 2, 3, 1, 5, 0, 1]),  # the one before; before a caption's first, the prompt's last
+        ("echo", [4, 5, 6, 9, 10, 2, 3]),  # before the second copy's first, the first copy's last
+        ("bidirectional", [2, 3, 4, 5, 6, 1, 2]),  # its own
+        ("bidirectional_sentence", [2, 3, 4, 5, 6, 1, 2]),
+    ],
+)
+def test_each_token_is_expected_by_the_state_that_would_predict_it(context, expected):
+    assert lay_out(context).token_expectation.tolist() == expected
+
+
 def test_sentences_list_their_tokens_counted_through_the_batch():
     assert lay_out().sentence_tokens.tolist() == [[0, 1], [2, -1], [4, -1], [6, -1]]
 

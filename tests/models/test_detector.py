@@ -217,7 +217,7 @@ def test_parameters_are_counted_by_component(make_spec: MakeSpec):
     counts = detector.trainable_parameters_by_component()
     assert list(counts) == ["vision tower", "projector", "language tower", "token head", "sentence head"]
     assert counts["vision tower"][0] == counts["projector"][0] == 0
-    assert counts["token head"] == (2 * 64 + 65 + 2 * 65,) * 2  # norm, hallucinated, two types
+    assert counts["token head"] == (2 * 2 * 64 + 129 + 2 * 129,) * 2  # two norms, hallucinated, two types
     assert counts["sentence head"] == (2 * 64 + 65 + 66,) * 2  # norm, attention, state and strongest token
     n_adapted = sum(p.numel() for name, p in detector.named_parameters() if "lora_" in name)
     assert counts["language tower"][0] == n_adapted

@@ -6,9 +6,17 @@ from halspan.models.heads import SentenceHead, TokenHead
 
 
 def test_the_token_head_gives_one_logit_and_one_for_each_type():
-    hallucinated, types = TokenHead(4, 3)(torch.randn(5, 4))
+    hallucinated, types = TokenHead(4, 3)(torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4))
     assert hallucinated.shape == (5,)
     assert types.shape == (5, 3)
+
+
+def test_a_word_that_was_not_expected_is_suspicious_before_any_training():
+    head = TokenHead(4, 1)
+    expectations = torch.tensor([[3.0, 1.0, 3.0, 1.0], [3.0, 1.0, 3.0, 1.0]])  # normalised: (1, -1, 1, -1)
+    words = torch.tensor([[2.0, -2.0, 2.0, -2.0], [-2.0, 2.0, -2.0, 2.0]])  # of length 1 in each entry, once normalised
+    expected, unexpected = head(torch.ones(2, 4), expectations, words)[0].tolist()
+    assert unexpected - expected == pytest.approx(2 * 4 / 4**0.5, abs=1e-4)
 
 
 def test_a_sentence_is_pooled_by_attention_over_its_own_tokens():
@@ -60,4 +68,4 @@ def test_a_sentence_without_tokens_gets_a_finite_logit_and_gives_no_gradient():
 
 def test_a_batch_without_a_single_token_is_possible():
     assert SentenceHead(4)(torch.empty(0, 4), torch.empty(0), torch.tensor([[-1]])).isfinite().all()
-    assert TokenHead(4, 2)(torch.empty(0, 4))[1].shape == (0, 2)
+    assert TokenHead(4, 2)(*[torch.empty(0, 4)] * 3)[1].shape == (0, 2)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from halspan.data.shapes import Shapes, captioning
@@ -40,16 +41,31 @@ def test_no_wrong_statement_can_be_worded_in_pre_training(tokenizer: PreTrainedT
     assert {row.causal for row in made} == {True, False}
 
 
-def test_masked_rows_ask_for_the_words_they_hide_and_causal_rows_for_every_word(
+def test_masked_rows_ask_for_the_words_they_hide_or_blur_and_causal_rows_for_every_word(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     for row, _ in zip(pretrain.TrueCaptions(tokenizer, start=0), range(20), strict=False):
         if row.causal:
             assert row.labels == row.ids
+            assert not any(row.blur)
             continue
         masked = [token == tokenizer.mask_token_id for token in row.ids]
-        assert masked == [label != -100 for label in row.labels] == row.salient
+        blurred = [blur > 0 for blur in row.blur]
+        asked = [hidden or seen for hidden, seen in zip(masked, blurred, strict=True)]
+        assert masked == row.salient
+        assert asked == [label != -100 for label in row.labels]
+        assert not any(hidden and seen for hidden, seen in zip(masked, blurred, strict=True))
+        right = [label in (-100, token) for label, token in zip(row.labels, row.ids, strict=True)]
+        assert [not same for same in right] == masked  # a blurred word asks for itself
         assert 0.05 < sum(masked) / len(masked) < 0.6
+
+
+def test_noise_keeps_the_length_of_embeddings_and_leaves_the_others_alone() -> None:
+    words = torch.randn(1, 2, 10_000)
+    clear, noisy = pretrain.blurred(words, torch.tensor([[0.0, 3.0]]))[0]
+    assert torch.equal(clear, words[0, 0])
+    assert noisy.std().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.corrcoef(torch.stack([noisy, words[0, 1]]))[0, 1].item() == pytest.approx(10**-0.5, abs=0.05)
 
 
 def test_words_point_at_the_cells_they_speak_of() -> None:

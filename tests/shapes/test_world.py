@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_corpus_and_another_seed_another(tmp_path: 
     again = Shapes(path=tmp_path / "a", seed=0, photos=4).load()
     assert again.captions == a.captions
     assert len(a.captions) == 6 * 4 + 3 * 3
-    assert [path.name for path in tmp_path.glob("a/*")] == ["v1-seed0-photos4"]  # nothing half-made is left
+    assert [path.name for path in tmp_path.glob("a/*")] == ["v2-seed0-photos4"]  # nothing half-made is left
 
 
 def test_the_default_world_holds_enough_held_out_captions() -> None:

@@ -19,8 +19,8 @@ class LossWeights:
     """
 
     sentence: NonNegativeFloat = 1.0
-    token: NonNegativeFloat = 1.0
-    type: NonNegativeFloat = 0.5
+    token: NonNegativeFloat = 4.0
+    type: NonNegativeFloat = 1.0
     weak: NonNegativeFloat = 0.5
     weak_type: NonNegativeFloat = 0.25
     sentence_positive: PositiveFloat = 1.0

@@ -72,6 +72,9 @@ class Batch:
         blocks: tokens of a row with the same number see each other both ways; NO_BLOCK.
         token_row: where the state of a caption token is read: its row,
         token_position: and its position.
+        token_expectation: the position of the state that expects the token: its own where captions are read both ways,
+            as in masked language models; else the one before it, as in causal ones (the prompt's last before a
+            caption's first).
         sentence_tokens: the tokens of each sentence; -1 fills up.
         captions: in the order of their tokens and sentences.
         offsets: of each caption, its tokens' character ranges in its text.
@@ -84,6 +87,7 @@ class Batch:
     blocks: Int[Tensor, "row position"]
     token_row: Int[Tensor, "token"]
     token_position: Int[Tensor, "token"]
+    token_expectation: Int[Tensor, "token"]
     sentence_tokens: Int[Tensor, "sentence slot"]
     captions: tuple[Caption, ...]
     offsets: tuple[Int[ndarray, "_ 2"], ...]
@@ -110,7 +114,7 @@ class Batch:
         return self._map(torch.Tensor.pin_memory, self.targets and self.targets.pin_memory())
 
     def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> "Batch":
-        tensors = ("segments", "blocks", "token_row", "token_position", "sentence_tokens")
+        tensors = ("segments", "blocks", "token_row", "token_position", "token_expectation", "sentence_tokens")
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
         moved["inputs"] = {name: move(tensor) for name, tensor in self.inputs.items()}
         return replace(self, targets=targets, **moved)
@@ -136,6 +140,7 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -
         blocks=_pad([line.blocks for line in lines], NO_BLOCK),
         token_row=_join([np.full(place.stop - place.start, place.line) for place in places]),
         token_position=_join([np.arange(place.start, place.stop) for place in places]),
+        token_expectation=_join([_expectations(place, context) for place in places]),
         sentence_tokens=torch.from_numpy(_tokens_of_sentences(captions)),
         captions=tuple(caption.caption for caption in captions),
         offsets=tuple(caption.offsets for caption in captions),
@@ -179,11 +184,12 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the states of one caption are read: positions `[start, stop)` of a line."""
+    """Where the states of one caption are read: positions `[start, stop)` of a line, and which is read before them."""
 
     line: int
     start: int
     stop: int
+    before: int
 
 
 def _lay_out(row: EncodedRow, context: Context, pack_tokens: int, lines: list[_Line]) -> list[_Place]:
@@ -195,9 +201,17 @@ def _lay_out(row: EncodedRow, context: Context, pack_tokens: int, lines: list[_L
         end = len(row.prompt)
         for member in members:
             end += lengths[member]
-            places[member] = _Place(len(lines), end - len(row.captions[member].ids), end)
+            start = end - len(row.captions[member].ids)
+            places[member] = _Place(len(lines), start, end, before=start - 1 if copies > 1 else len(row.prompt) - 1)
         lines.append(_line(row, [row.captions[member] for member in members], context, copies))
     return [places[member] for member in range(len(lengths))]
+
+
+def _expectations(place: _Place, context: Context) -> Int[ndarray, "_"]:
+    positions = np.arange(place.start, place.stop)
+    if context.startswith("bidirectional"):
+        return positions
+    return np.concatenate([[place.before], positions[:-1]])[: len(positions)]
 
 
 def _line(row: EncodedRow, captions: Sequence[EncodedCaption], context: Context, copies: int) -> _Line:

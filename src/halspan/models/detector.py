@@ -69,15 +69,21 @@ class SpanDetector(nn.Module):
 
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
-        states = self.states(batch)
+        decoded = self._decode(batch)
+        states = decoded[batch.token_row, batch.token_position].float()
+        expectations = decoded[batch.token_row, batch.token_expectation].float()
+        ids = batch.inputs["input_ids"][batch.token_row, batch.token_position]
+        words = self.backbone.get_output_embeddings().weight[ids].float()
         with torch.autocast(states.device.type, enabled=False):
-            states = states.float()
-            token, types = self.token_head(states)
+            token, types = self.token_head(states, expectations, words)
             sentence = self.sentence_head(states, token, batch.sentence_tokens)
         return Logits(token=token, type=types, sentence=sentence)
 
     def states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Give the backbone's last hidden state, after its final norm, at each caption token."""
+        return self._decode(batch)[batch.token_row, batch.token_position]
+
+    def _decode(self, batch: Batch) -> Float[Tensor, "row position hidden"]:
         device = batch.segments.device.type
         is_mixed = torch.is_autocast_enabled(device)
         scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
@@ -93,7 +99,7 @@ class SpanDetector(nn.Module):
         decoded, self._decoded = self._decoded, None
         if decoded is None:
             raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
-        return decoded[batch.token_row, batch.token_position]
+        return decoded
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Give all that training changes: adapters and heads, on the CPU."""

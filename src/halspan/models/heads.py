@@ -4,6 +4,8 @@ Axes: `token` (caption tokens of a whole batch), `type` (of the taxonomy), `sent
 sentence), `hidden`.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,6 +15,11 @@ from torch.nn import functional as F
 class TokenHead(nn.Module):
     """Is a token hallucinated, and if so, of which type.
 
+    A language model scores a word by the inner product of a state and the word's embedding in the vocabulary head. The
+    head reads that product entry by entry, beside the state: a learned inner product that starts at the vocabulary
+    logit, negated, so a word is the more suspicious the less the model expected it. It compares all words in one way,
+    where the state alone would have to be taught each confusion (red for blue, left for right) by itself.
+
     Args:
         hidden: size of a state.
         n_types: types of the taxonomy.
@@ -21,15 +28,29 @@ class TokenHead(nn.Module):
     def __init__(self, hidden: int, n_types: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        self.hallucinated = nn.Linear(hidden, 1)
-        self.of_type = nn.Linear(hidden, n_types)
+        self.expectation_norm = nn.LayerNorm(hidden)
+        self.hallucinated = nn.Linear(2 * hidden, 1)
+        self.of_type = nn.Linear(2 * hidden, n_types)
+        with torch.no_grad():
+            self.hallucinated.weight[:, hidden:] = -1 / math.sqrt(hidden)
+            self.of_type.weight[:, hidden:] = 0
 
     def forward(
-        self, states: Float[Tensor, "token hidden"]
+        self,
+        states: Float[Tensor, "token hidden"],
+        expectations: Float[Tensor, "token hidden"],
+        words: Float[Tensor, "token hidden"],
     ) -> tuple[Float[Tensor, "token"], Float[Tensor, "token type"]]:
-        """Give the logit of P(hallucinated), and the logits of the type given that it is."""
-        states = self.norm(states)
-        return self.hallucinated(states).squeeze(-1), self.of_type(states)
+        """Give the logit of P(hallucinated), and the logits of the type given that it is.
+
+        Args:
+            states: of the tokens.
+            expectations: the states that expect them (see `Batch.token_expectation`).
+            words: their embeddings in the vocabulary head.
+        """
+        agreement = self.expectation_norm(expectations) * F.rms_norm(words, words.shape[-1:])
+        features = torch.cat([self.norm(states), agreement], dim=1)
+        return self.hallucinated(features).squeeze(-1), self.of_type(features)
 
 
 class SentenceHead(nn.Module):

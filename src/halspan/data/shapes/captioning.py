@@ -11,7 +11,7 @@ from halspan.data.shapes.language import ERROR_TYPES_BY_KIND, Statement, corrupt
 from halspan.data.shapes.scenes import Scene
 
 _ANNOTATORS = 3
-_VOTE_RIGHT, _VOTE_UNKNOWN = 0.92, 0.03
+_VOTE_RIGHT, _VOTE_UNKNOWN = 0.95, 0.02
 _UNDECIDED = 0.03  # share of sentences on which the annotators come to no decision: label `unknown`
 _UNMARKED = 0.03  # share of incorrect sentences in which nobody marked the wrong words
 

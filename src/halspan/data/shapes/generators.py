@@ -60,11 +60,11 @@ _OTHER_RELATIONS = dict(zip(RELATIONS, ("left of", "right of", "higher than", "l
 _EVEN = {
     "place": 5.0,
     "presence": 1.0,
-    "number": 1.3,
-    "relation": 1.4,
-    "direction": 1.3,
-    "text": 1.0,
-    "background": 0.6,
+    "number": 1.8,
+    "relation": 1.8,
+    "direction": 2.2,
+    "text": 2.2,
+    "background": 1.2,
 }
 _PLACE_ERRORS = {"Attribute": 4.0, "Object": 2.5, "Location": 1.8, "Illusion": 1.7}
 
@@ -166,23 +166,23 @@ def _errors(**changes: float) -> dict[str, float]:
 GENERATORS = (
     Generator(
         name="terse", direction="image_to_text", style=_TERSE, sentences=(3, 5), error_rate=0.08, first_sentence=0.7,
-        kinds=_kinds(number=2.0), place_errors=_errors(Location=3.0),
+        kinds=_kinds(), place_errors=_errors(Location=3.0),
     ),
     Generator(
-        name="plain", direction="image_to_text", style=_PLAIN, sentences=(4, 6), error_rate=0.12, first_sentence=0.5,
+        name="plain", direction="image_to_text", style=_PLAIN, sentences=(4, 6), error_rate=0.30, first_sentence=0.5,
         kinds=_kinds(), place_errors=_errors(),
     ),
     Generator(
-        name="formal", direction="image_to_text", style=_FORMAL, sentences=(4, 7), error_rate=0.16, first_sentence=0.6,
-        kinds=_kinds(relation=2.0), place_errors=_errors(Object=4.0),
+        name="formal", direction="image_to_text", style=_FORMAL, sentences=(4, 7), error_rate=0.38, first_sentence=0.6,
+        kinds=_kinds(relation=2.5), place_errors=_errors(Object=4.0),
     ),
     Generator(
-        name="chatty", direction="image_to_text", style=_CHATTY, sentences=(5, 8), error_rate=0.27, first_sentence=0.5,
+        name="chatty", direction="image_to_text", style=_CHATTY, sentences=(5, 8), error_rate=0.44, first_sentence=0.5,
         kinds=_kinds(presence=2.0), place_errors=_errors(Illusion=3.5),
     ),
     Generator(
-        name="listing", direction="image_to_text", style=_LISTING, sentences=(5, 9), error_rate=0.34,
-        first_sentence=0.6, kinds=_kinds(direction=2.0, text=1.5),
+        name="listing", direction="image_to_text", style=_LISTING, sentences=(5, 9), error_rate=0.50,
+        first_sentence=0.6, kinds=_kinds(direction=3.0, text=2.5),
         place_errors=_errors(Attribute=6.0),
     ),
     Generator(
@@ -191,11 +191,11 @@ GENERATORS = (
     ),
     Generator(
         name="sketch", direction="text_to_image", style=_SKETCH, sentences=(2, 4), error_rate=0.65, first_sentence=0.8,
-        kinds=_kinds(number=2.0), place_errors=_errors(), own_images=1100,
+        kinds=_kinds(number=2.5), place_errors=_errors(), own_images=1100,
     ),
     Generator(
         name="painter", direction="text_to_image", style=_PAINTER, sentences=(3, 5), error_rate=0.60,
-        first_sentence=0.8, kinds=_kinds(relation=2.0), place_errors=_errors(Object=3.5), own_images=1100,
+        first_sentence=0.8, kinds=_kinds(relation=2.5), place_errors=_errors(Object=3.5), own_images=1100,
     ),
 )  # fmt: skip
 """Held out by default: `narrator` and `painter`."""

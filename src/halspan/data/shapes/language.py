@@ -84,7 +84,10 @@ def _true_presence(scene: Scene, rng: random.Random) -> Iterator[Statement]:
 
 
 def _true_number(scene: Scene, rng: random.Random) -> Iterator[Statement]:
-    for shape, count in scene.shape_counts().items():
+    shape_of = {}  # one shape for each count: otherwise "one" would be true far more often than not
+    for shape, count in rng.sample(items := list(scene.shape_counts().items()), len(items)):
+        shape_of[count] = shape
+    for count, shape in shape_of.items():
         if count <= len(NUMBERS):
             yield Statement("number", {"number": NUMBERS[count - 1], "shape": shape})
 
@@ -205,7 +208,7 @@ def _number(statement: Statement, scene: Scene, rng: random.Random) -> Statement
     return statement.with_error("Number", number=rng.choices(candidates, weights)[0])
 
 
-_NUMBER_WEIGHTS = {"one": 0.5, "two": 0.3, "three": 0.15, "four": 0.05}
+_NUMBER_WEIGHTS = {"one": 2.0, "two": 0.72, "three": 0.24, "four": 0.06}
 
 
 def _swapped(slot: str, values: tuple[str, ...], error_type: str) -> _Error:

@@ -24,7 +24,7 @@ from halspan.data.shapes.generators import GENERATORS, Generator
 from halspan.data.shapes.render import render
 from halspan.data.shapes.scenes import sample_scene
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name: raised whenever the same seed would draw or say something else."""
 
 _CHUNK = 64
