@@ -1,5 +1,8 @@
 """Set-up shared by all tests: array shapes are checked, and property tests draw the same examples every time."""
 
+import logging
+
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -10,3 +13,12 @@ install_import_hook(_SHAPED, "beartype.beartype")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_logger():
+    """Give the next test the logger as it was: entry points and the console command set its level."""
+    logger = logging.getLogger("halspan")
+    level = logger.level
+    yield
+    logger.setLevel(level)
