@@ -122,7 +122,7 @@ def build() -> tuple:
         pack_tokens=512,
         dtype="float32",
         attention="eager",
-        lora=LoraSpec(r=16, alpha=32, dropout=0.0, targets=["attention", "mlp"]),
+        lora=LoraSpec(r=16, alpha=32, dropout=0.0, targets=["language"]),
     )
     detector, encoder = build_detector(spec, HALLUCINATION_TYPES)
     corpus = Shapes().load()

@@ -28,7 +28,7 @@ def spec(max_tokens=512):
         pack_tokens=512,
         dtype="float32",
         attention="eager",
-        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["attention"]),
+        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
     )
 
 

@@ -27,3 +27,9 @@ def make_spec(request: pytest.FixtureRequest, tiny_llava: Path) -> MakeSpec:
 def make_llava_spec(tiny_llava: Path) -> MakeSpec:
     """Give a maker of specs where one family is enough."""
     return spec_maker(str(tiny_llava), "<image>")
+
+
+@pytest.fixture
+def make_llama4_spec() -> MakeSpec:
+    """Give a maker of specs of the family with routed experts."""
+    return spec_maker(TINY_LLAMA4, "What is wrong?")

@@ -48,4 +48,4 @@ def test_an_unknown_key_is_an_error(make_llava_spec: MakeSpec):
 @pytest.mark.parametrize("change", [{"r": 0}, {"dropout": 1.0}, {"targets": []}, {"alpha": -1.0}, {"rslora": "yes"}])
 def test_impossible_adapters_are_an_error(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
-        LoraSpec(**({"r": 4, "alpha": 8, "dropout": 0.0, "targets": ["attention"]} | change))
+        LoraSpec(**({"r": 4, "alpha": 8, "dropout": 0.0, "targets": ["language"]} | change))

@@ -112,7 +112,7 @@ MakeSpec = Callable[..., ModelSpec]
 
 def spec_maker(backbone: str, prompt: str) -> MakeSpec:
     """Make specs of one backbone that differ from a default in what is given."""
-    lora = LoraSpec(r=4, alpha=8, dropout=0.0, targets=["attention", "mlp"])
+    lora = LoraSpec(r=4, alpha=8, dropout=0.0, targets=["language"])
     default: dict[str, Any] = {
         "backbone": backbone,
         "prompt": prompt,

@@ -19,7 +19,7 @@ def detector(*, r):
         pack_tokens=512,
         dtype="float32",
         attention="eager",
-        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=["attention"]) if r else None,
+        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=["language"]) if r else None,
     )
     return build_detector(spec, ("Attribute",))[0]
 

@@ -62,7 +62,7 @@ class SpanDetector(nn.Module):
         self._decoded: Tensor | None = None
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
         decoder.register_forward_hook(self._keep_states)
-        self.backbone = model if lora is None else add_lora(backbone, lora)
+        self.backbone = model if lora is None else add_lora(model, family, lora)
         hidden = model.config.get_text_config().hidden_size
         self.token_head = TokenHead(hidden, n_types)
         self.sentence_head = SentenceHead(hidden)

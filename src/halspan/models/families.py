@@ -33,7 +33,10 @@ class Family:
             model itself (`get_decoder()`).
         vision: pattern of the vision tower's paths.
         projector: pattern of the paths of what turns vision features into token embeddings.
-        layers: linear layers that LoRA adapts, by the names a configuration calls them; patterns of whole paths.
+        layers: the linear layers of each component (`language`, `vision`, `projector`) that LoRA can adapt; patterns of
+            whole paths.
+        experts: the parameters that hold the weights of all routed experts of a layer at once, which are no linear
+            layers; a pattern of whole paths. None where a family has none.
         load_processor: loads the processor from a local folder or hub id and its revision.
     """
 
@@ -41,6 +44,7 @@ class Family:
     vision: str
     projector: str
     layers: Mapping[str, str]
+    experts: str | None = None
     load_processor: Callable[[str, str | None], Any] = _auto_processor
 
 
@@ -50,8 +54,7 @@ FAMILIES: Mapping[str, Family] = {
         vision=r"model\.vision_tower\..*",
         projector=r"model\.multi_modal_projector\..*",
         layers={
-            "attention": r"model\.language_model\.layers\.\d+\.self_attn\.[qkvo]_proj",
-            "mlp": r"model\.language_model\.layers\.\d+\.mlp\.(gate|up|down)_proj",
+            "language": r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj",
             "projector": r"model\.multi_modal_projector\.linear_[12]",
             "vision": r"model\.vision_tower\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)",
         },
@@ -61,12 +64,13 @@ FAMILIES: Mapping[str, Family] = {
         vision=r"vision_model\.(?!vision_adapter\.).*",
         projector=r"(vision_model\.vision_adapter|multi_modal_projector)\..*",
         layers={
-            "attention": r"language_model\.model\.layers\.\d+\.self_attn\.[qkvo]_proj",
-            # dense layers and the expert that every token passes; the routed experts are no linear layers
-            "mlp": r"language_model\.model\.layers\.\d+\.feed_forward\.(shared_expert\.)?(gate|up|down)_proj",
+            # of the feed-forward part, dense layers and the expert that every token passes
+            "language": r"language_model\.model\.layers\.\d+\."
+            r"(self_attn\.[qkvo]|feed_forward\.(shared_expert\.)?(gate|up|down))_proj",
             "projector": r"vision_model\.vision_adapter\.mlp\.fc[12]|multi_modal_projector\.linear_1",
             "vision": r"vision_model\.model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.fc[12])",
         },
+        experts=r"language_model\.model\.layers\.\d+\.feed_forward\.experts\.(gate_up|down)_proj",
         load_processor=_llama4_processor,
     ),
 }
@@ -79,8 +83,7 @@ DEFAULT = Family(
     vision=rf"(?!{_PROJECTOR}){_VISION}",
     projector=_PROJECTOR,
     layers={
-        "attention": rf"(?!{_VISION}|{_PROJECTOR}).*\.[qkvo]_proj",
-        "mlp": rf"(?!{_VISION}|{_PROJECTOR}).*\.(gate|up|down)_proj",
+        "language": rf"(?!{_VISION}|{_PROJECTOR}).*\.([qkvo]|gate|up|down)_proj",
     },
 )
 """Any other `AutoModelForImageTextToText`, by the names that most of them use."""

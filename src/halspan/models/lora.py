@@ -1,4 +1,4 @@
-"""Low-rank adapters on chosen linear layers of a backbone, chosen by whole paths."""
+"""Low-rank adapters on chosen linear layers and experts of a backbone, chosen by whole paths."""
 
 import re
 import warnings
@@ -9,58 +9,77 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from halspan.core.errors import ModelError
-from halspan.models.backbone import Backbone
 from halspan.models.families import Family
-from halspan.models.spec import LoraSpec
+from halspan.models.spec import EXPERTS, LoraSpec
 
 
-def add_lora(backbone: Backbone, spec: LoraSpec) -> Any:
-    """Put adapters on the layers that a spec names; they alone are trainable.
+def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
+    """Put adapters on what a spec names; they alone are trainable.
 
     Args:
-        backbone: a frozen model; changed in place.
-        spec: rank and layers.
+        model: a frozen model; changed in place.
+        family: where its parts are.
+        spec: rank and targets.
 
     Returns:
         The model as a `peft.PeftModel`.
 
     Raises:
-        ModelError: a target is neither a component's name nor a pattern of any layer's path.
+        ModelError: a target matches nothing, or is no regular expression.
     """
+    layers, experts = find_targets(model, family, spec.targets)
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
         use_dora=spec.dora,
-        target_modules=target_pattern(backbone.model, backbone.family, spec.targets),
+        target_modules=layers or [],
+        target_parameters=experts or None,
     )
     with warnings.catch_warnings():
         # peft 0.21 asks by a name that transformers 5.23 renames
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return get_peft_model(backbone.model, config)
+        return get_peft_model(model, config)
 
 
-def target_pattern(model: nn.Module, family: Family, targets: Sequence[str]) -> str:
-    """Make one regular expression of targets; it has to match a layer's whole path.
+def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str]]:
+    """Find what adapters go on.
 
     Args:
-        model: with the layers.
-        family: names of components.
-        targets: names of components, or patterns of whole paths.
+        model: with the layers; it may be on the meta device.
+        family: patterns of components.
+        targets: names of components, or patterns of whole paths of linear layers.
+
+    Returns:
+        One regular expression that matches the whole paths of the linear layers (empty for none), and the paths of the
+        parameters that hold routed experts.
 
     Raises:
-        ModelError: a target matches no linear layer, or is no regular expression; lists what there is.
+        ModelError: a target matches nothing, or is no regular expression; lists what there is.
     """
     paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    patterns = [family.layers.get(target, target) for target in targets]
-    for target, pattern in zip(targets, patterns, strict=True):
+    patterns = {target: family.layers.get(target, target) for target in targets if target != EXPERTS}
+    names = ", ".join([*family.layers, EXPERTS])
+    for target, pattern in patterns.items():
         if not any(_compile(pattern, target).fullmatch(path) for path in paths):
             raise ModelError(
-                f"model.lora.targets: '{target}' matches no linear layer; names: {', '.join(family.layers)}; "
+                f"model.lora.targets: '{target}' matches no linear layer; names: {names}; "
                 f"or a pattern of a whole path (# is a number): {', '.join(_shapes(paths))}"
             )
-    return "|".join(f"(?:{pattern})" for pattern in patterns)
+    experts = _find_experts(model, family) if EXPERTS in targets else []
+    return "|".join(f"(?:{pattern})" for pattern in patterns.values()), experts
+
+
+def _find_experts(model: nn.Module, family: Family) -> list[str]:
+    parameters = [name for name, _ in model.named_parameters()]
+    experts = [name for name in parameters if family.experts is not None and re.fullmatch(family.experts, name)]
+    if not experts:
+        raise ModelError(
+            f"model.lora.targets: '{EXPERTS}' matches nothing: {type(model).__name__} has no routed experts "
+            f"that halspan knows of; names: {', '.join(family.layers)}"
+        )
+    return experts
 
 
 def _compile(pattern: str, target: str) -> re.Pattern[str]:

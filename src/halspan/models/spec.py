@@ -10,6 +10,8 @@ _STRICT = ConfigDict(extra="forbid", validate_default=True)
 Context = Literal["causal", "echo", "bidirectional", "bidirectional_sentence"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
 
+EXPERTS = "experts"  # the LoRA target that is no linear layer
+
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 Switch = Annotated[bool, Field(strict=True)]
@@ -23,13 +25,15 @@ class LoraSpec:
         r: rank.
         alpha: the update is scaled by alpha / r (rslora: alpha / sqrt(r)).
         dropout: share of the adapters' inputs that is dropped in training, 0 to 1.
-        targets: what gets adapters: names of components (`attention`, `mlp`: of the language tower; `projector`,
-            `vision`), or regular expressions that match the whole path of a layer. What is not named stays frozen.
+        targets: what gets adapters: names of components (`language`, `vision`, `projector`: their linear layers;
+            `experts`: routed experts, which are no linear layers and take rslora without dropout only), or regular
+            expressions that match the whole path of a linear layer. What is not named stays frozen.
         rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
         dora: directions and magnitudes apart (Liu et al. 2024, arXiv 2402.09353).
 
     Raises:
-        pydantic.ValidationError: a key is unknown, or a value has the wrong type or range.
+        pydantic.ValidationError: a key is unknown, a value has the wrong type or range, or experts are to get adapters
+            of a kind that they cannot have.
     """
 
     r: Count
@@ -38,6 +42,14 @@ class LoraSpec:
     targets: Annotated[list[Text], Field(min_length=1)]
     rslora: Switch = False
     dora: Switch = False
+
+    def __post_init__(self) -> None:
+        if EXPERTS in self.targets and (self.dropout or self.dora or not self.rslora):
+            raise ValueError(
+                f"targets name '{EXPERTS}', whose adapters are no layers of their own: set dropout to 0, dora to "
+                f"false and rslora to true (they are {self.dropout}, {str(self.dora).lower()}, "
+                f"{str(self.rslora).lower()}), or take '{EXPERTS}' out of targets"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
