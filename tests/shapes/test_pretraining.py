@@ -15,17 +15,18 @@ from halspan.data.shapes.world import _plan, image_seed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "shapes_backbone"))
 import pretrain
+import true_captions
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return pretrain.build_tokenizer()
+    return true_captions.build_tokenizer()
 
 
 def test_no_scene_of_the_corpus_is_seen_in_pre_training() -> None:
     world = {sample_scene(image_seed(0, image)) for image, _ in _plan(Shapes().photos)}
-    seeds = (random.Random(f"{pretrain.STREAM}/{i}") for i in range(pretrain.STEPS * pretrain.ROWS_PER_STEP))
-    seen = {pretrain.thinned(sample_scene(rng), rng) for rng in seeds}
+    seeds = (random.Random(f"{true_captions.STREAM}/{i}") for i in range(pretrain.STEPS * pretrain.ROWS_PER_STEP))
+    seen = {true_captions.thinned(sample_scene(rng), rng) for rng in seeds}
     assert len(seen) > len(world)
     assert world.isdisjoint(seen)
 
@@ -36,7 +37,7 @@ def test_no_wrong_statement_can_be_worded_in_pre_training(tokenizer: PreTrainedT
 
     monkeypatch.setattr(captioning, "corrupt", refuse)
     monkeypatch.setattr("halspan.data.shapes.language._ERRORS", {})
-    rows = pretrain.TrueCaptions(tokenizer, start=0)
+    rows = true_captions.TrueCaptions(tokenizer, start=0)
     made = [row for row, _ in zip(rows, range(50), strict=False)]
     assert {row.causal for row in made} == {True, False}
 
@@ -44,7 +45,7 @@ def test_no_wrong_statement_can_be_worded_in_pre_training(tokenizer: PreTrainedT
 def test_masked_rows_ask_for_the_words_they_hide_or_blur_and_causal_rows_for_every_word(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    for row, _ in zip(pretrain.TrueCaptions(tokenizer, start=0), range(20), strict=False):
+    for row, _ in zip(true_captions.TrueCaptions(tokenizer, start=0), range(20), strict=False):
         if row.causal:
             assert row.labels == row.ids
             assert not any(row.blur)
@@ -72,11 +73,11 @@ def test_words_point_at_the_cells_they_speak_of() -> None:
     circle, star = Thing("circle", "red", size="small"), Thing("star", "red")
     scene = Scene("white", (circle, None, None, None, star, None, None, None, circle))
     place = Statement("place", {"colour": "red", "shape": "circle", "place": "bottom right"})
-    assert pretrain.cells_of(place, scene) == dict.fromkeys(("colour", "shape", "place"), 1 << 8)
+    assert true_captions.cells_of(place, scene) == dict.fromkeys(("colour", "shape", "place"), 1 << 8)
     number = Statement("number", {"number": "two", "shape": "circle"})
-    assert pretrain.cells_of(number, scene) == dict.fromkeys(("number", "shape"), 1 << 0 | 1 << 8)
+    assert true_captions.cells_of(number, scene) == dict.fromkeys(("number", "shape"), 1 << 0 | 1 << 8)
     slots = {"colour": "red", "shape": "star", "relation": "below", "colour2": "red", "shape2": "circle"}
-    pointed = pretrain.cells_of(Statement("relation", slots), scene)
+    pointed = true_captions.cells_of(Statement("relation", slots), scene)
     assert (pointed["shape"], pointed["shape2"]) == (1 << 4, 1 << 0 | 1 << 8)
     assert "relation" not in pointed
 
