@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbone import Backbone, load_backbone
 from halspan.models.batch import Batch
-from halspan.models.context import attention_mask
+from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
@@ -60,7 +61,10 @@ class SpanDetector(nn.Module):
         self._family = family
         self._dtype: torch.dtype = model.dtype
         self._decoded: Tensor | None = None
+        self._kinds = layer_kinds(model.config.get_text_config())
+        self._masks: dict[str, Tensor] = {}
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+        decoder.register_forward_pre_hook(self._give_masks, with_kwargs=True)
         decoder.register_forward_hook(self._keep_states)
         self.backbone = model if lora is None else add_lora(model, family, lora)
         hidden = model.config.get_text_config().hidden_size
@@ -88,14 +92,20 @@ class SpanDetector(nn.Module):
         is_mixed = torch.is_autocast_enabled(device)
         scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
+        blocks = torch.where(
+            batch.segments == PROMPT, self._family.prompt_blocks(inputs, batch.segments), batch.blocks
+        )
+        order = inputs["position_ids"]
+        self._masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
         # autocast does what peft's own casting is for; both together cast back and forth (a tenth of the time)
         with disable_input_dtype_casting(self.backbone, active=is_mixed):
             self.backbone(
-                **inputs,
-                attention_mask=attention_mask(batch.segments, batch.blocks, dtype=scores_dtype),
+                **self._family.complete(self._base_model(), inputs, batch.segments),
+                attention_mask=next(iter(self._masks.values())),  # spares making one; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
             )
+        self._masks = {}
         decoded, self._decoded = self._decoded, None
         if decoded is None:
             raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
@@ -141,6 +151,14 @@ class SpanDetector(nn.Module):
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _base_model(self) -> Any:
+        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+
+    def _give_masks(self, _module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Give the decoder a mask for each kind of layer; what is around it would pass on only one."""
+        masks = self._masks
+        return inputs, named | {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values()))}
 
     def _keep_states(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._decoded = output.last_hidden_state

@@ -17,6 +17,7 @@ from halspan.models.spec import ModelSpec
 
 __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
 
+_NOT_PASSED_ON = ("attention_mask", "labels")  # halspan has its own
 _MOST_CACHED = 32_768  # captions; about 10 kB each
 
 
@@ -81,7 +82,7 @@ class RowEncoder:
         inputs = self._processor(
             text=[self._prompt], images=[image], add_special_tokens=not is_complete, return_tensors="pt"
         )
-        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        return {name: tensor for name, tensor in inputs.items() if name not in _NOT_PASSED_ON}
 
     def _encode_caption(self, caption: Caption, room: int, targets: bool) -> EncodedCaption:
         key = (caption, targets)
