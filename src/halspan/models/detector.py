@@ -19,6 +19,7 @@ from halspan.models.backbone import Backbone, load_backbone
 from halspan.models.batch import Batch
 from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
+from halspan.models.frozen import run_frozen_towers_without_grad
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
 from halspan.models.spec import LoraSpec, ModelSpec
@@ -40,7 +41,10 @@ def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetec
     if spec.max_tokens > limit:
         raise ModelError(f"model.max_tokens: {spec.max_tokens} is more than the {limit} positions of {spec.backbone!r}")
     encoder = RowEncoder(backbone.processor, spec, taxonomy)
-    return SpanDetector(backbone, lora=spec.lora, n_types=len(taxonomy)), encoder
+    detector = SpanDetector(
+        backbone, lora=spec.lora, n_types=len(taxonomy), gradient_checkpointing=spec.gradient_checkpointing
+    )
+    return detector, encoder
 
 
 class SpanDetector(nn.Module):
@@ -50,12 +54,15 @@ class SpanDetector(nn.Module):
         backbone: frozen; changed in place where adapters are put into it.
         lora: adapters; None trains the heads alone.
         n_types: types of the taxonomy.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
 
     Raises:
         ModelError: a LoRA target matches nothing.
     """
 
-    def __init__(self, backbone: Backbone, *, lora: LoraSpec | None, n_types: int) -> None:
+    def __init__(
+        self, backbone: Backbone, *, lora: LoraSpec | None, n_types: int, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         model, family = backbone.model, backbone.family
         self._family = family
@@ -67,6 +74,9 @@ class SpanDetector(nn.Module):
         decoder.register_forward_pre_hook(self._give_masks, with_kwargs=True)
         decoder.register_forward_hook(self._keep_states)
         self.backbone = model if lora is None else add_lora(model, family, lora)
+        run_frozen_towers_without_grad(model, family)
+        if gradient_checkpointing:  # only now: peft would make all embeddings ask for gradients, images included
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         hidden = model.config.get_text_config().hidden_size
         self.token_head = TokenHead(hidden, n_types)
         self.sentence_head = SentenceHead(hidden)
