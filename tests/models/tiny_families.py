@@ -1,5 +1,6 @@
 """A tiny random model of the real classes for each family of backbones, with a processor built offline."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,10 @@ def save_tiny(name: str, folder: Path) -> None:
     """Save the tiny model of a family with its processor."""
     if name == "llama4":  # which is part of the library
         save_tiny_llama4(folder)
+        file = folder / "config.json"
+        config = json.loads(file.read_text())
+        config["text_config"]["attention_chunk_size"] = 80  # tokens; ends inside captions, so that it matters
+        file.write_text(json.dumps(config))
         return
     config, processor = _BUILD[name]()
     with torch.random.fork_rng():

@@ -19,7 +19,7 @@ from halspan.models.backbone import Backbone, load_backbone
 from halspan.models.batch import Batch
 from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
-from halspan.models.frozen import run_frozen_towers_without_grad
+from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
 from halspan.models.spec import LoraSpec, ModelSpec
@@ -75,8 +75,8 @@ class SpanDetector(nn.Module):
         decoder.register_forward_hook(self._keep_states)
         self.backbone = model if lora is None else add_lora(model, family, lora)
         run_frozen_towers_without_grad(model, family)
-        if gradient_checkpointing:  # only now: peft would make all embeddings ask for gradients, images included
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if gradient_checkpointing:
+            checkpoint_layers(model)
         hidden = model.config.get_text_config().hidden_size
         self.token_head = TokenHead(hidden, n_types)
         self.sentence_head = SentenceHead(hidden)

@@ -1,7 +1,7 @@
 """From an image and captions to what a detector reads; captions are tokenised on their own, so offsets are exact."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -173,7 +173,7 @@ def render_prompt(processor: Any, prompt: str) -> str:
 
 
 def _check_image_settings(image_processor: Any, settings: Mapping[str, Any]) -> None:
-    known = sorted(get_type_hints(image_processor.valid_kwargs))
+    known = sorted(image_processor.valid_kwargs.__annotations__)
     if unknown := sorted(settings.keys() - set(known)):
         raise ModelError(
             f"model.image.{unknown[0]}: {type(image_processor).__name__} has no such setting; it has: {', '.join(known)}"

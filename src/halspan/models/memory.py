@@ -1,12 +1,36 @@
-"""Frozen towers run without a graph, so training keeps nothing of them in memory."""
+"""What training keeps in memory of a forward pass: nothing of frozen towers, and of layers only their inputs."""
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from halspan.core.errors import ModelError
 from halspan.models.families import Family
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Compute each layer again in the backward pass instead of keeping what it computed (Chen et al. 2016, 1604.06174).
+
+    Not by transformers' own switch, which makes all embeddings ask for gradients, those of images included. What is
+    trained gets the same gradients without, since checkpointing is not re-entrant.
+
+    Raises:
+        ModelError: the model has no layers that transformers can compute again.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(
+            f"model.gradient_checkpointing: true, but no layer of {type(model).__name__} can be computed again; "
+            "set it to false"
+        )
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:
