@@ -170,7 +170,9 @@ def test_gradients_reach_every_adapter_of_the_language_tower_and_nothing_else_in
     detector, encoder = build(name)
     gradients = backward(detector, encoder)
     language = re.compile(FAMILIES[model_type(detector)].layers["language"])
-    adapted = {path.split(".lora_")[0].removeprefix("backbone.base_model.model.") for path in gradients if "lora_" in path}
+    adapted = {
+        path.split(".lora_")[0].removeprefix("backbone.base_model.model.") for path in gradients if "lora_" in path
+    }
     linear = {path for path, module in detector._base_model().named_modules() if hasattr(module, "lora_A")}
     assert adapted == linear == {path for path in adapted if language.fullmatch(path)}
     for path, gradient in gradients.items():
@@ -233,13 +235,11 @@ def test_adapters_on_vision_and_projector_get_gradients_in_all_families(name):
     family = FAMILIES["internvl" if name == "internvl3" else name]
     components = sorted(family.layers.keys() - {"language"})
     for component in components:
-        lora = LoraSpec(r=2, alpha=4, dropout=0.0, targets=[component])
-        detector, encoder = build(name, lora=lora)
-        counts = detector.trainable_parameters_by_component()
+        detector, encoder = build(name, lora=LoraSpec(r=2, alpha=4, dropout=0.0, targets=[component]))
         part = "projector" if component == "projector" else "vision tower"
-        assert counts[part][0] == sum(n for n, _ in counts.values()) - counts["token head"][0] - counts["sentence head"][0]
         for path, gradient in backward(detector, encoder).items():
             if "lora_" in path:
+                assert part_of(detector, path.removeprefix("backbone.")) == part
                 assert gradient is not None, path
                 assert gradient.abs().max() > 0, path
 

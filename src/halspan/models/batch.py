@@ -252,11 +252,11 @@ def _join_inputs(lines: Sequence[_Line]) -> dict[str, Tensor]:
 
 
 def _join_images(parts: Sequence[Tensor]) -> Tensor:
-    """Put images of several rows together; zeros fill up where one has fewer tiles or pixels (a family's own padding)."""
+    """Put images of several rows together; zeros fill up where one has fewer tiles or pixels, as families do it."""
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     rooms = [[want - has for want, has in zip(shape, part.shape[1:], strict=True)] for part in parts]
-    filled = [F.pad(part, [n for room in reversed(rest) for n in (0, room)]) for part, rest in zip(parts, rooms, strict=True)]
-    return torch.cat(filled)
+    sides = [[side for room in reversed(rest) for side in (0, room)] for rest in rooms]
+    return torch.cat([F.pad(part, side) for part, side in zip(parts, sides, strict=True)])
 
 
 def _tokens_of_sentences(captions: Sequence[EncodedCaption]) -> Int[ndarray, "sentence slot"]:

@@ -19,9 +19,9 @@ from halspan.models.backbone import Backbone, load_backbone
 from halspan.models.batch import Batch
 from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
-from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
+from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.spec import LoraSpec, ModelSpec
 
 
@@ -102,9 +102,7 @@ class SpanDetector(nn.Module):
         is_mixed = torch.is_autocast_enabled(device)
         scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
-        blocks = torch.where(
-            batch.segments == PROMPT, self._family.prompt_blocks(inputs, batch.segments), batch.blocks
-        )
+        blocks = torch.where(batch.segments == PROMPT, self._family.prompt_blocks(inputs, batch.segments), batch.blocks)
         order = inputs["position_ids"]
         self._masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
         # autocast does what peft's own casting is for; both together cast back and forth (a tenth of the time)
@@ -167,8 +165,7 @@ class SpanDetector(nn.Module):
 
     def _give_masks(self, _module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Give the decoder a mask for each kind of layer; what is around it would pass on only one."""
-        masks = self._masks
-        return inputs, named | {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values()))}
+        return inputs, named | {"attention_mask": self._masks if len(self._masks) > 1 else named["attention_mask"]}
 
     def _keep_states(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._decoded = output.last_hidden_state

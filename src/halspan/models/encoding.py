@@ -176,7 +176,8 @@ def _check_image_settings(image_processor: Any, settings: Mapping[str, Any]) -> 
     known = sorted(image_processor.valid_kwargs.__annotations__)
     if unknown := sorted(settings.keys() - set(known)):
         raise ModelError(
-            f"model.image.{unknown[0]}: {type(image_processor).__name__} has no such setting; it has: {', '.join(known)}"
+            f"model.image.{unknown[0]}: {type(image_processor).__name__} has no such setting; possible: "
+            f"{', '.join(known)}"
         )
 
 

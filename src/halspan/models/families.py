@@ -1,7 +1,7 @@
 """What differs between families of vision-language models: where their parts are, and what they want with a row."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from halspan.models import family_inputs as inputs
@@ -41,11 +41,16 @@ class Family:
 _ATTENTION_AND_MLP = r"\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
 _LANGUAGE = r"model\.language_model" + _ATTENTION_AND_MLP
 _ENCODER = r"\..*\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc[12])"  # of CLIP and SigLIP
-_TOWER = {
-    "decoder": "model.language_model",
-    "vision": r"model\.vision_tower\..*",
-    "projector": r"model\.(multi_modal_projector\..*|image_newline)",
-}
+_TOWER = Family(
+    decoder="model.language_model",
+    vision=r"model\.vision_tower\..*",
+    projector=r"model\.(multi_modal_projector\..*|image_newline)",
+    layers={
+        "language": _LANGUAGE,
+        "projector": r"model\.multi_modal_projector\.linear_[12]",
+        "vision": r"model\.vision_tower" + _ENCODER,
+    },
+)
 _NO_VIDEOS = "images only: the video processor needs torchvision"
 
 FAMILIES: Mapping[str, Family] = {
@@ -90,8 +95,8 @@ FAMILIES: Mapping[str, Family] = {
         complete=inputs.grid_positions,
         limit=_NO_VIDEOS,
     ),
-    "internvl": Family(
-        **_TOWER,
+    "internvl": replace(
+        _TOWER,
         layers={
             "language": _LANGUAGE,
             "projector": r"model\.multi_modal_projector\.linear_[12]",
@@ -101,8 +106,8 @@ FAMILIES: Mapping[str, Family] = {
         load_processor=processors.image_processor_of("InternVLProcessor"),
         limit=_NO_VIDEOS,
     ),
-    "gemma3": Family(
-        **_TOWER,
+    "gemma3": replace(
+        _TOWER,
         layers={"language": _LANGUAGE, "vision": r"model\.vision_tower" + _ENCODER},
         prompt_blocks=inputs.images_see_themselves,
         limit="no LoRA on the projector: its weight is no linear layer",
@@ -117,26 +122,14 @@ FAMILIES: Mapping[str, Family] = {
             "vision": r"model\.vision_model" + _ENCODER,
         },
     ),
-    "llava": Family(
-        **_TOWER,
-        layers={
-            "language": _LANGUAGE,
-            "projector": r"model\.multi_modal_projector\.linear_[12]",
-            "vision": r"model\.vision_tower" + _ENCODER,
-        },
-    ),
-    "llava_onevision": Family(
-        **_TOWER,
-        layers={
-            "language": _LANGUAGE,
-            "projector": r"model\.multi_modal_projector\.linear_[12]",
-            "vision": r"model\.vision_tower" + _ENCODER,
-        },
+    "llava": _TOWER,
+    "llava_onevision": replace(
+        _TOWER,
         load_processor=processors.image_processor_of("LlavaOnevisionProcessor"),
         limit=_NO_VIDEOS,
     ),
-    "paligemma": Family(
-        **_TOWER,
+    "paligemma": replace(
+        _TOWER,
         layers={
             "language": _LANGUAGE,
             "projector": r"model\.multi_modal_projector\.linear",

@@ -72,4 +72,5 @@ def captions_see_the_image(_model: Any, inputs: Inputs, segments: Segments) -> I
     last = (segments == PROMPT).sum(dim=1) - 1
     of_captions = tiles[torch.arange(len(tiles), device=tiles.device), last][:, None]
     of_prompt = F.pad(tiles, (0, 0, 0, 0, 0, segments.shape[1] - tiles.shape[1]))
-    return {**inputs, "cross_attention_mask": torch.where((segments == PROMPT)[..., None, None], of_prompt, of_captions)}
+    is_prompt = (segments == PROMPT)[..., None, None]
+    return {**inputs, "cross_attention_mask": torch.where(is_prompt, of_prompt, of_captions)}

@@ -47,7 +47,7 @@ def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:
             break
         frozen.append(pattern)
     for module in list(_outermost(model, frozen)):
-        module.forward = torch.no_grad()(module.forward)  # type: ignore[method-assign]
+        module.forward = torch.no_grad()(module.forward)
 
 
 def _outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> Iterator[nn.Module]:
