@@ -272,5 +272,13 @@ def count_runs(detector: SpanDetector) -> list[None]:
     return runs
 
 
+def test_the_size_of_an_image_can_be_set():
+    caption = [make_caption("A.")]
+    small, large = (
+        build("qwen2_5_vl", image={"size": {"shortest_edge": 256, "longest_edge": side * side}})[1] for side in (32, 64)
+    )
+    assert len(small.encode(make_image(), caption).prompt) < len(large.encode(make_image(), caption).prompt)
+
+
 def test_every_family_of_the_table_has_a_tiny_model():
     assert {"internvl" if name == "internvl3" else name for name in PROMPTS} == set(FAMILIES)
