@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
 from halspan.core.captions import Caption, Span
+from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
 from halspan.models.context import PADDING
@@ -270,6 +271,27 @@ def count_runs(detector: SpanDetector) -> list[None]:
     # a part of the layer: checkpointing wraps the layer's own call
     decoder.layers[0].input_layernorm.register_forward_hook(lambda *_: runs.append(None))
     return runs
+
+
+@pytest.mark.parametrize("name", ["idefics3", "llava"])
+def test_without_its_row_a_plain_family_works_the_same(monkeypatch, name):
+    detector, encoder = build(name)
+    batch = encode(encoder, CAPTIONS, CAPTIONS[:1])
+    monkeypatch.delitem(FAMILIES, name)
+    by_default, _ = build(name)
+    assert_same(states(by_default, batch), states(detector, batch), within=0)
+    counts = by_default.trainable_parameters_by_component()
+    assert counts == detector.trainable_parameters_by_component()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("gemma3", r"they differ by \d+%"), ("paligemma", r"they differ by \d+%"), ("mllama", "cannot read a row")],
+)
+def test_without_its_row_a_family_that_wants_more_is_an_error_that_says_what_to_add(monkeypatch, name, wrong):
+    monkeypatch.delitem(FAMILIES, name)
+    with pytest.raises(ModelError, match=rf"'{name}' is not in the table .*{wrong}.*: add a row"):
+        build(name)
 
 
 def test_the_size_of_an_image_can_be_set():

@@ -11,18 +11,23 @@ import torch
 from jaxtyping import Float
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
+from PIL import Image
 from torch import Tensor, nn
 
+from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbone import Backbone, load_backbone
-from halspan.models.batch import Batch
+from halspan.models.batch import Batch, collate
 from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
+from halspan.models.families import DEFAULT, FAMILIES
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
 from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.spec import LoraSpec, ModelSpec
+
+_SAME_STATES = 0.02  # relative difference; bfloat16 has 0.004 a step
 
 
 def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetector", RowEncoder]:
@@ -34,7 +39,8 @@ def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetec
 
     Raises:
         ModelError: the backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
-            exactly once, or the window is longer than the backbone's.
+            exactly once, the window is longer than the backbone's, or the backbone is of a family that is not in
+            the table and its states are not the model's own.
     """
     backbone = load_backbone(spec)
     limit = backbone.model.config.get_text_config().max_position_embeddings
@@ -44,7 +50,37 @@ def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetec
     detector = SpanDetector(
         backbone, lora=spec.lora, n_types=len(taxonomy), gradient_checkpointing=spec.gradient_checkpointing
     )
+    if backbone.family is DEFAULT:
+        _check_default_row(detector, encoder, backbone.model.config.model_type)
     return detector, encoder
+
+
+@torch.no_grad()
+def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type: str) -> None:
+    """Compare a detector's states with its backbone's own, on one image and caption.
+
+    Raises:
+        ModelError: they differ, so the family wants something that the default row does not give it.
+    """
+    text = "A photo of a street."
+    caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
+    row = encoder.encode(Image.linear_gradient("L").convert("RGB"), [caption], targets=False)
+    batch = collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
+    detector.eval()
+    try:
+        ours, own = detector.states(batch).float(), detector.own_states(batch).float()
+    except (RuntimeError, TypeError, ValueError) as error:
+        wrong = f"the model cannot read a row: {' '.join(str(error).split())[:200]}"
+    else:
+        difference = float((ours - own).norm() / own.norm())
+        wrong = "" if difference < _SAME_STATES else f"states are not the model's own: they differ by {difference:.0%}"
+    detector.train()
+    if wrong:
+        raise ModelError(
+            f"model.backbone: {model_type!r} is not in the table of families (halspan/models/families.py), and by its "
+            f"default row {wrong}. It wants other positions, masks or inputs: add a row with `complete` or "
+            f"`prompt_blocks`; families with a row: {', '.join(FAMILIES)}"
+        )
 
 
 class SpanDetector(nn.Module):
@@ -97,6 +133,21 @@ class SpanDetector(nn.Module):
         """Give the backbone's last hidden state, after its final norm, at each caption token."""
         return self._decode(batch)[batch.token_row, batch.token_position]
 
+    def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
+        """Give the states of the model's own forward pass, with the positions and masks that it makes by itself.
+
+        They are those of `states` for one causal caption in a row without padding, unless the family's row in the
+        table is wrong.
+        """
+        inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items() if name != "position_ids"}
+        self.backbone(
+            **inputs,
+            attention_mask=torch.ones_like(batch.segments),
+            use_cache=False,
+            logits_to_keep=batch.token_row.new_empty(0),
+        )
+        return self._take_states()[batch.token_row, batch.token_position]
+
     def _decode(self, batch: Batch) -> Float[Tensor, "row position hidden"]:
         device = batch.segments.device.type
         is_mixed = torch.is_autocast_enabled(device)
@@ -114,6 +165,9 @@ class SpanDetector(nn.Module):
                 logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
             )
         self._masks = {}
+        return self._take_states()
+
+    def _take_states(self) -> Float[Tensor, "row position hidden"]:
         decoded, self._decoded = self._decoded, None
         if decoded is None:
             raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
