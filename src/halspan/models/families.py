@@ -136,7 +136,6 @@ FAMILIES: Mapping[str, Family] = {
             "vision": r"model\.vision_tower" + _ENCODER,
         },
         prompt_blocks=inputs.prompt_sees_itself,
-        complete=inputs.positions_from_one,
         limit="no chat template: the prompt holds the placeholder; the processor adds a newline behind it",
     ),
     "mllama": Family(
@@ -151,6 +150,7 @@ FAMILIES: Mapping[str, Family] = {
             r"(self_attn\.[qkvo]_proj|mlp\.fc[12])",
         },
         complete=inputs.captions_see_the_image,
+        limit="layers of the vision tower are not checkpointed; matters where it is trained",
     ),
 }
 """By transformers' `model_type`."""

@@ -43,11 +43,6 @@ def as_laid_out(_model: Any, inputs: Inputs, _segments: Segments) -> Inputs:
     return inputs
 
 
-def positions_from_one(_model: Any, inputs: Inputs, _segments: Segments) -> Inputs:
-    """Count positions from 1 (PaliGemma)."""
-    return {**inputs, "position_ids": inputs["position_ids"] + 1}
-
-
 def grid_positions(model: Any, inputs: Inputs, segments: Segments) -> Inputs:
     """Give image tokens positions in time, height and width (M-RoPE; Wang et al. 2024, arXiv 2409.12191).
 

@@ -169,7 +169,8 @@ def _count_trained(detector: SpanDetector) -> dict[str, int]:
 
 def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> None:
     """Require that a checkpoint trained the parameters that a detector trains, component by component."""
-    counts, saved = _count_trained(detector), checkpoint["trained"]
+    counts = _count_trained(detector)
+    saved = checkpoint.get("trained", counts)  # the first checkpoints have names alone
     if differing := [part for part in counts | saved if counts.get(part, 0) != saved.get(part, 0)]:
         raise ModelError(
             "the checkpoint has other trained parameters than this detector: "
