@@ -1,6 +1,8 @@
 """The whole matrix for every family of backbones: a tiny random model of the real classes each."""
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -306,6 +308,18 @@ def test_without_its_row_a_family_that_wants_more_is_an_error_that_says_what_to_
     monkeypatch.delitem(FAMILIES, name)
     with pytest.raises(ModelError, match=rf"'{name}' is not in the table .*{wrong}.*: add a row"):
         build(name)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision"])
+def test_a_video_processor_beside_the_checkpoint_is_left_alone(name, tmp_path):
+    folder = shutil.copytree(saved(name), tmp_path / name)
+    video = {"video_processor_type": "Qwen3VLVideoProcessor"}  # which needs torchvision
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+    file = folder / "processor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"video_processor": video}))
+    _, encoder = build(name, backbone=str(folder))
+    assert encode(encoder, CAPTIONS).inputs["pixel_values"].shape[0] >= 1
+    assert not hasattr(encoder._processor, "video_processor")
 
 
 def test_the_size_of_an_image_can_be_set():
