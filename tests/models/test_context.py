@@ -1,7 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import Llama4TextConfig
+from transformers.masking_utils import create_chunked_causal_mask, create_sliding_window_causal_mask
 
-from halspan.models.context import NO_BLOCK, PADDING, PROMPT, attention_mask
+from halspan.core.errors import ModelError
+from halspan.models.context import NO_BLOCK, PADDING, PROMPT, attention_mask, layer_kinds, layer_masks
 
 
 def seen(segments: list[int], blocks: list[int]) -> list[str]:
@@ -65,3 +70,37 @@ def test_the_mask_is_finite_in_the_scores_own_precision(dtype):
     mask = attention_mask(torch.tensor([[P, 0]]), torch.tensor([[N, N]]), dtype=dtype)
     assert mask.dtype == dtype
     assert mask.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "create"),
+    [
+        ("sliding_attention", create_sliding_window_causal_mask),
+        ("chunked_attention", create_chunked_causal_mask),
+    ],
+)
+def test_layers_that_see_less_get_transformers_own_masks(kind, create):
+    config = Llama4TextConfig(num_hidden_layers=2, layer_types=[kind, "full_attention"], attention_chunk_size=3)
+    config.sliding_window, config._attn_implementation = 3, "eager"
+    n = 8
+    segments = torch.tensor([[P, P, *[0] * (n - 2)]])
+    kinds = layer_kinds(config)
+    assert kinds == {kind: 3, "full_attention": None}
+    masks = layer_masks(kinds, segments, torch.full((1, n), N), torch.arange(n)[None], dtype=torch.float32)
+    expected = create(config, torch.zeros(1, n, 4), torch.ones(1, n), None, position_ids=torch.arange(n)[None])
+    assert torch.equal(masks[kind], expected)
+    assert not torch.equal(masks[kind], masks["full_attention"])
+
+
+def test_how_far_a_caption_sees_does_not_depend_on_what_stands_between_it_and_the_prompt():
+    segments = torch.tensor([[P, P, 0, 0, 0, 1, 1, 1]])
+    order = torch.tensor([[0, 1, 2, 3, 4, 2, 3, 4]])
+    for kind in ("sliding_attention", "chunked_attention"):
+        mask = layer_masks({kind: 3}, segments, torch.full((1, 8), N), order, dtype=torch.float32)[kind][0, 0]
+        assert torch.equal(mask[2:5][:, [0, 1, 2, 3, 4]], mask[5:8][:, [0, 1, 5, 6, 7]])
+
+
+def test_layers_without_a_mask_are_an_error_that_names_their_kind():
+    config = SimpleNamespace(model_type="lfm2", layer_types=["conv", "full_attention"])
+    with pytest.raises(ModelError, match=r"\(lfm2\) has layers of the kind 'conv'.*kinds that it has: full_attention"):
+        layer_kinds(config)

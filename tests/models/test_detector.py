@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import TAXONOMY, TEXTS, MakeSpec, make_caption, make_image, save_tiny_idefics3, spec_maker
+from tiny_models import TAXONOMY, TEXTS, MakeSpec, make_caption, make_image
 
 from halspan.core.captions import Caption, Span
 from halspan.core.errors import ModelError
@@ -222,17 +222,6 @@ def test_parameters_are_counted_by_component(make_spec: MakeSpec):
     n_adapted = sum(p.numel() for name, p in detector.named_parameters() if "lora_" in name)
     assert counts["language tower"][0] == n_adapted
     assert sum(total for _, total in counts.values()) == sum(p.numel() for p in detector.parameters())
-
-
-@pytest.mark.parametrize("context", ["causal", "bidirectional"])
-def test_a_family_without_an_entry_works_by_the_default(tmp_path, context):
-    save_tiny_idefics3(tmp_path)
-    detector, encoder = build(spec_maker(str(tmp_path), "<image>")(context=context, max_tokens=256))
-    for caption, logits in zip(CAPTIONS, judge(detector, encode(encoder, CAPTIONS)), strict=True):
-        assert_same(logits, judge(detector, encode(encoder, (caption,)))[0])
-    counts = detector.trainable_parameters_by_component()
-    assert counts["vision tower"][0] == counts["projector"][0] == 0
-    assert all(total > 0 for _, total in counts.values())
 
 
 def test_adapters_on_a_backbone_in_4_bit_get_gradients(make_spec: MakeSpec):

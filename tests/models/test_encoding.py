@@ -124,6 +124,17 @@ def test_an_encoded_caption_is_kept_and_a_changed_one_is_encoded_again(make_enco
     assert labelled.targets.sentence.tolist() == [1.0]
 
 
+def test_settings_of_the_image_processor_reach_it(make_encoder):
+    flat = make_encoder(image={"do_normalize": False, "do_rescale": False})
+    assert encode(flat, make_caption("A.")).image_inputs["pixel_values"].max() > 100
+    assert encode(make_encoder(), make_caption("A.")).image_inputs["pixel_values"].max() < 3
+
+
+def test_a_setting_that_the_image_processor_does_not_have_is_an_error_that_lists_what_there_is(make_encoder):
+    with pytest.raises(ModelError, match=r"model.image.tiles: SiglipImageProcessorPil has no such .*do_resize.* size"):
+        make_encoder(image={"tiles": 4})
+
+
 def test_a_prompt_with_the_placeholder_is_taken_as_it_is(processor):
     assert render_prompt(processor, "Look: <image>") == "Look: <image>"
 

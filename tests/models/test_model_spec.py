@@ -5,13 +5,16 @@ import yaml
 from pydantic import ValidationError
 from tiny_models import MakeSpec
 
+from halspan.models.families import FAMILIES
 from halspan.models.spec import LoraSpec, ModelSpec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 
 
 def test_there_are_model_configs():
-    assert {"shapes", "llama4_tiny", "llama4_scout"} <= {file.stem for file in CONFIGS}
+    names = {file.stem for file in CONFIGS}
+    assert {"shapes", "llama4_tiny", "llama4_scout"} <= names
+    assert {"internvl3" if family == "internvl" else family for family in FAMILIES} - {"llama4"} <= names
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

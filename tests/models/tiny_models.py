@@ -9,9 +9,6 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -19,7 +16,6 @@ from transformers import (
     Qwen3Config,
     SiglipVisionConfig,
 )
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from halspan.core.captions import Caption, Sentence, Span
@@ -72,29 +68,6 @@ def save_tiny_llava(folder: Path) -> None:
         LlavaForConditionalGeneration(config).save_pretrained(folder)
     images = SiglipImageProcessorPil(size={"height": 96, "width": 96})
     LlavaProcessor(images, tokenizer, patch_size=32, vision_feature_select_strategy="full").save_pretrained(folder)
-
-
-def save_tiny_idefics3(folder: Path) -> None:
-    """Save an Idefics3 of SigLIP and Llama parts with 4 image tokens: a family without an entry of its own."""
-    tokenizer = byte_tokenizer(
-        fake_image_token="<fake_token_around_image>",
-        global_image_token="<global-img>",
-        end_of_utterance_token="<end_of_utterance>",
-    )
-    size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Idefics3Config(
-        image_token_id=tokenizer.image_token_id,
-        scale_factor=2,
-        vision_config=size | {"image_size": 32, "patch_size": 8},
-        text_config=size
-        | {"model_type": "llama", "vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": 0},
-    )
-    edge = {"longest_edge": 32}
-    images = Idefics3ImageProcessorPil(do_image_splitting=False, size=edge, max_image_size=edge)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        Idefics3ForConditionalGeneration(config).save_pretrained(folder)
-    Idefics3Processor(images, tokenizer, image_seq_len=4).save_pretrained(folder)
 
 
 def byte_tokenizer(**specials: str) -> PreTrainedTokenizerFast:

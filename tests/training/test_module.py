@@ -7,10 +7,10 @@ from halspan.core.loss_weights import LossWeights
 from halspan.models.detector import build_detector
 from halspan.models.spec import LoraSpec, ModelSpec
 from halspan.training.fit import check_machine, fit
-from halspan.training.module import load_trained
+from halspan.training.module import DetectorModule, load_trained
 
 
-def detector(*, r):
+def detector(*, r, targets=("language",)):
     spec = ModelSpec(
         backbone="builtin:llama4-tiny",
         prompt="What is wrong?",
@@ -19,26 +19,44 @@ def detector(*, r):
         pack_tokens=512,
         dtype="float32",
         attention="eager",
-        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=["language"]) if r else None,
+        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=list(targets)) if r else None,
     )
     return build_detector(spec, ("Attribute",))[0]
+
+
+def save(detector, path):
+    """Save what a run saves of a detector."""
+    checkpoint = {}
+    DetectorModule(detector, optimizer=None, loss=LossWeights(), total_steps=1).on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
 
 
 def test_trained_weights_come_back_exactly(tmp_path):
     torch.manual_seed(1)
     first, second = detector(r=2), detector(r=2)
-    state = {f"detector.{name}": value for name, value in first.trainable_state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "best.ckpt")
+    save(first, tmp_path / "best.ckpt")
     load_trained(second, tmp_path / "best.ckpt")
+    state = first.trainable_state_dict()
     for name, value in second.trainable_state_dict().items():
-        assert torch.equal(value, state[f"detector.{name}"])
+        assert torch.equal(value, state[name])
 
 
-def test_a_checkpoint_of_another_detector_is_refused_with_what_differs(tmp_path):
-    state = {f"detector.{name}": value for name, value in detector(r=2).trainable_state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "best.ckpt")
-    with pytest.raises(ModelError, match=r"16 weights that this detector does not train .* lacks 0"):
+def test_a_checkpoint_of_another_detector_is_refused_with_what_differs_by_component(tmp_path):
+    save(detector(r=2), tmp_path / "best.ckpt")
+    n_trained = sum(p.numel() for name, p in detector(r=2).named_parameters() if "lora_" in name)
+    with pytest.raises(
+        ModelError, match=rf"language tower: {n_trained:,} instead of 0; use it with the model\.\* keys"
+    ):
         load_trained(detector(r=None), tmp_path / "best.ckpt")
+    with pytest.raises(ModelError, match=rf"language tower: {n_trained:,} instead of {2 * n_trained:,};"):
+        load_trained(detector(r=4), tmp_path / "best.ckpt")
+
+
+def test_as_many_parameters_at_other_places_are_refused_too(tmp_path):
+    first, second = (detector(r=2, targets=[rf"language_model\.model\.layers\.{n}\.self_attn\.q_proj"]) for n in (0, 1))
+    save(first, tmp_path / "best.ckpt")
+    with pytest.raises(ModelError, match=r"2 weights that this detector does not train .* lacks 2"):
+        load_trained(second, tmp_path / "best.ckpt")
 
 
 def test_a_loss_that_is_no_number_any_more_stops_training(tmp_path):

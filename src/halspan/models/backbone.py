@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from halspan.core.errors import ModelError
-from halspan.models.families import Family, family_of
+from halspan.models.context import layer_kinds
+from halspan.models.families import FAMILIES, Family, family_of
 from halspan.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _load(spec: ModelSpec) -> Backbone:
             "give a folder that save_pretrained wrote, or a hub id"
         )
     config = _read(spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision))
-    family = family_of(config.model_type)
+    family = _check_family(spec, config)
     processor = _read(spec, lambda: family.load_processor(spec.backbone, spec.revision))
     if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
         raise ModelError(
@@ -71,6 +72,22 @@ def _load(spec: ModelSpec) -> Backbone:
             "character offsets; save one beside the checkpoint"
         )
     return Backbone(model=_load_weights(spec, family), processor=processor, family=family)
+
+
+def _check_family(spec: ModelSpec, config: Any) -> Family:
+    """Find the family of a configuration that detectors can be built on.
+
+    Raises:
+        ModelError: it is no model of images and text, or halspan has no masks for its layers.
+    """
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise ModelError(
+            f"model.backbone: {spec.backbone!r} is a {config.model_type!r} ({type(config).__name__}), which "
+            "transformers' AutoModelForImageTextToText does not know: no model that reads an image and text; "
+            f"give one of a vision-language model, such as: {', '.join(FAMILIES)}"
+        )
+    layer_kinds(config.get_text_config())
+    return family_of(config.model_type)
 
 
 def _load_weights(spec: ModelSpec, family: Family) -> Any:

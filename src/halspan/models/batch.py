@@ -247,8 +247,16 @@ def _join_inputs(lines: Sequence[_Line]) -> dict[str, Tensor]:
         of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0)
         inputs[name] = F.pad(of_prompts, (0, inputs["input_ids"].shape[1] - of_prompts.shape[1]))
     for name in lines[0].row.image_inputs:
-        inputs[name] = torch.cat([line.row.image_inputs[name] for line in lines])
+        inputs[name] = _join_images([line.row.image_inputs[name] for line in lines])
     return inputs
+
+
+def _join_images(parts: Sequence[Tensor]) -> Tensor:
+    """Put images of several rows together; zeros fill up where one has fewer tiles or pixels, as families do it."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    rooms = [[want - has for want, has in zip(shape, part.shape[1:], strict=True)] for part in parts]
+    sides = [[side for room in reversed(rest) for side in (0, room)] for rest in rooms]
+    return torch.cat([F.pad(part, side) for part, side in zip(parts, sides, strict=True)])
 
 
 def _tokens_of_sentences(captions: Sequence[EncodedCaption]) -> Int[ndarray, "sentence slot"]:

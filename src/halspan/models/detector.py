@@ -9,18 +9,25 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
+from PIL import Image
 from torch import Tensor, nn
 
+from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbone import Backbone, load_backbone
-from halspan.models.batch import Batch
-from halspan.models.context import attention_mask
+from halspan.models.batch import Batch, collate
+from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
+from halspan.models.families import DEFAULT, FAMILIES
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
+from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.spec import LoraSpec, ModelSpec
+
+_SAME_STATES = 0.05  # relative difference; bfloat16 alone makes up to 0.016 in two layers
 
 
 def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetector", RowEncoder]:
@@ -32,14 +39,48 @@ def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetec
 
     Raises:
         ModelError: the backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
-            exactly once, or the window is longer than the backbone's.
+            exactly once, the window is longer than the backbone's, or the backbone is of a family that is not in
+            the table and its states are not the model's own.
     """
     backbone = load_backbone(spec)
     limit = backbone.model.config.get_text_config().max_position_embeddings
     if spec.max_tokens > limit:
         raise ModelError(f"model.max_tokens: {spec.max_tokens} is more than the {limit} positions of {spec.backbone!r}")
     encoder = RowEncoder(backbone.processor, spec, taxonomy)
-    return SpanDetector(backbone, lora=spec.lora, n_types=len(taxonomy)), encoder
+    detector = SpanDetector(
+        backbone, lora=spec.lora, n_types=len(taxonomy), gradient_checkpointing=spec.gradient_checkpointing
+    )
+    if backbone.family is DEFAULT:
+        _check_default_row(detector, encoder, backbone.model.config.model_type)
+    return detector, encoder
+
+
+@torch.no_grad()
+def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type: str) -> None:
+    """Compare a detector's states with its backbone's own, on one image and caption.
+
+    Raises:
+        ModelError: they differ, so the family wants something that the default row does not give it.
+    """
+    text = "A photo of a street."
+    caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
+    row = encoder.encode(Image.linear_gradient("L").convert("RGB"), [caption], targets=False)
+    batch = collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
+    detector.eval()
+    try:
+        ours, own = detector.states(batch).float(), detector.own_states(batch).float()
+    except (RuntimeError, TypeError, ValueError) as error:
+        wrong = f"the model cannot read a row: {' '.join(str(error).split())[:200]}"
+    else:
+        difference = float((ours - own).norm() / own.norm())
+        wrong = "" if difference < _SAME_STATES else f"states are not the model's own: they differ by {difference:.0%}"
+    detector.train()
+    if wrong:
+        raise ModelError(
+            f"model.backbone: {model_type!r} is not in the table of families (halspan/models/families.py), and by its "
+            f"default row {wrong}. It wants other positions, masks or inputs: add a row with `complete` or "
+            f"`prompt_blocks`; families with a row: {', '.join(FAMILIES)}"
+        )
 
 
 class SpanDetector(nn.Module):
@@ -49,20 +90,29 @@ class SpanDetector(nn.Module):
         backbone: frozen; changed in place where adapters are put into it.
         lora: adapters; None trains the heads alone.
         n_types: types of the taxonomy.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
 
     Raises:
         ModelError: a LoRA target matches nothing.
     """
 
-    def __init__(self, backbone: Backbone, *, lora: LoraSpec | None, n_types: int) -> None:
+    def __init__(
+        self, backbone: Backbone, *, lora: LoraSpec | None, n_types: int, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         model, family = backbone.model, backbone.family
         self._family = family
         self._dtype: torch.dtype = model.dtype
         self._decoded: Tensor | None = None
+        self._kinds = layer_kinds(model.config.get_text_config())
+        self._masks: dict[str, Tensor] = {}
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+        decoder.register_forward_pre_hook(self._give_masks, with_kwargs=True)
         decoder.register_forward_hook(self._keep_states)
         self.backbone = model if lora is None else add_lora(model, family, lora)
+        run_frozen_towers_without_grad(model, family)
+        if gradient_checkpointing:
+            checkpoint_layers(model)
         hidden = model.config.get_text_config().hidden_size
         self.token_head = TokenHead(hidden, n_types)
         self.sentence_head = SentenceHead(hidden)
@@ -83,19 +133,41 @@ class SpanDetector(nn.Module):
         """Give the backbone's last hidden state, after its final norm, at each caption token."""
         return self._decode(batch)[batch.token_row, batch.token_position]
 
+    def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
+        """Give the states of the model's own forward pass, with the positions and masks that it makes by itself.
+
+        They are those of `states` for one causal caption in a row without padding, unless the family's row in the
+        table is wrong.
+        """
+        inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items() if name != "position_ids"}
+        self.backbone(
+            **inputs,
+            attention_mask=torch.ones_like(batch.segments),
+            use_cache=False,
+            logits_to_keep=batch.token_row.new_empty(0),
+        )
+        return self._take_states()[batch.token_row, batch.token_position]
+
     def _decode(self, batch: Batch) -> Float[Tensor, "row position hidden"]:
         device = batch.segments.device.type
         is_mixed = torch.is_autocast_enabled(device)
         scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
+        blocks = torch.where(batch.segments == PROMPT, self._family.prompt_blocks(inputs, batch.segments), batch.blocks)
+        order = inputs["position_ids"]
+        self._masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
         # autocast does what peft's own casting is for; both together cast back and forth (a tenth of the time)
         with disable_input_dtype_casting(self.backbone, active=is_mixed):
             self.backbone(
-                **inputs,
-                attention_mask=attention_mask(batch.segments, batch.blocks, dtype=scores_dtype),
+                **self._family.complete(self._base_model(), inputs, batch.segments),
+                attention_mask=next(iter(self._masks.values())),  # spares making one; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
             )
+        self._masks = {}
+        return self._take_states()
+
+    def _take_states(self) -> Float[Tensor, "row position hidden"]:
         decoded, self._decoded = self._decoded, None
         if decoded is None:
             raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
@@ -141,6 +213,13 @@ class SpanDetector(nn.Module):
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _base_model(self) -> Any:
+        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+
+    def _give_masks(self, _module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Give the decoder a mask for each kind of layer; what is around it would pass on only one."""
+        return inputs, named | ({"attention_mask": self._masks} if len(self._masks) > 1 else {})
 
     def _keep_states(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._decoded = output.last_hidden_state

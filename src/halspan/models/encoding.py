@@ -1,6 +1,6 @@
 """From an image and captions to what a detector reads; captions are tokenised on their own, so offsets are exact."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from halspan.models.spec import ModelSpec
 
 __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
 
+_NOT_PASSED_ON = ("attention_mask", "labels")  # halspan has its own
 _MOST_CACHED = 32_768  # captions; about 10 kB each
 
 
@@ -29,7 +30,7 @@ class RowEncoder:
         taxonomy: the detector's types, in the order of its logits.
 
     Raises:
-        ModelError: the prompt does not show the image exactly once.
+        ModelError: the prompt does not show the image exactly once, or the image processor has no such setting.
     """
 
     def __init__(self, processor: Any, spec: ModelSpec, taxonomy: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ class RowEncoder:
         self._spec = spec
         self._taxonomy = tuple(taxonomy)
         self._prompt = render_prompt(processor, spec.prompt)
+        _check_image_settings(processor.image_processor, spec.image)
         self._cache: dict[tuple[Caption, bool], EncodedCaption] = {}
 
     def encode(self, image: Image.Image, captions: Sequence[Caption], *, targets: bool = True) -> EncodedRow:
@@ -79,9 +81,13 @@ class RowEncoder:
         bos = self._processor.tokenizer.bos_token
         is_complete = bos is not None and self._prompt.startswith(bos)  # chat templates write it themselves
         inputs = self._processor(
-            text=[self._prompt], images=[image], add_special_tokens=not is_complete, return_tensors="pt"
+            text=[self._prompt],
+            images=[image],
+            add_special_tokens=not is_complete,
+            return_tensors="pt",
+            images_kwargs=self._spec.image,
         )
-        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+        return {name: tensor for name, tensor in inputs.items() if name not in _NOT_PASSED_ON}
 
     def _encode_caption(self, caption: Caption, room: int, targets: bool) -> EncodedCaption:
         key = (caption, targets)
@@ -164,6 +170,15 @@ def render_prompt(processor: Any, prompt: str) -> str:
             "a row has exactly one image"
         )
     return text
+
+
+def _check_image_settings(image_processor: Any, settings: Mapping[str, Any]) -> None:
+    known = sorted(image_processor.valid_kwargs.__annotations__)
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ModelError(
+            f"model.image.{unknown[0]}: {type(image_processor).__name__} has no such setting; possible: "
+            f"{', '.join(known)}"
+        )
 
 
 def _cut(token_sentence: Int[ndarray, "token"], room: int) -> int:

@@ -1,6 +1,6 @@
 """What can be set about a detector's model; checked on construction, nothing heavy imported."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -70,6 +70,10 @@ class ModelSpec:
         dtype: of the frozen weights.
         attention: implementation in transformers.
         quantize: `nf4` loads the language tower's linear layers in 4 bit (bitsandbytes); None as stored.
+        image: settings of the image processor that differ from the checkpoint's, such as its size; the names are
+            those of the family's image processor in transformers.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed: less
+            memory, a third more time, the same gradients.
         lora: adapters; None trains the heads alone.
 
     Raises:
@@ -85,4 +89,6 @@ class ModelSpec:
     dtype: Literal["float32", "bfloat16"]
     attention: Literal["eager", "sdpa"]
     quantize: Literal["nf4"] | None = None
+    image: dict[str, Any] = Field(default_factory=dict)
+    gradient_checkpointing: Switch = False
     lora: LoraSpec | None

@@ -99,15 +99,16 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what was trained, and the state of the random generators."""
+        """Keep only what was trained, how much that is of each component, and the state of the random generators."""
         trained = self.detector.trainable_state_dict()
         checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
+        checkpoint["trained"] = _count_trained(self.detector)
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is this detector's, and remember its random state until training starts."""
-        _check_names(self.detector, checkpoint)
+        _check_trained(self.detector, checkpoint)
         self._rng = checkpoint["rng"]
 
     @override
@@ -156,13 +157,26 @@ def load_trained(detector: SpanDetector, path: Path) -> None:
         ModelError: the checkpoint holds other weights than those that this detector trains.
     """
     checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    _check_names(detector, checkpoint)
+    _check_trained(detector, checkpoint)
     detector.load_trainable_state_dict(
         {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}
     )
 
 
-def _check_names(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> None:
+def _count_trained(detector: SpanDetector) -> dict[str, int]:
+    return {part: trained for part, (trained, _) in detector.trainable_parameters_by_component().items()}
+
+
+def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> None:
+    """Require that a checkpoint trained the parameters that a detector trains, component by component."""
+    counts = _count_trained(detector)
+    saved = checkpoint.get("trained", counts)  # the first checkpoints have names alone
+    if differing := [part for part in counts | saved if counts.get(part, 0) != saved.get(part, 0)]:
+        raise ModelError(
+            "the checkpoint has other trained parameters than this detector: "
+            + "; ".join(f"{part}: {saved.get(part, 0):,} instead of {counts.get(part, 0):,}" for part in differing)
+            + "; use it with the model.* keys that it was trained with"
+        )
     here = {_PREFIX + name for name in detector.trainable_state_dict()}
     there = set(checkpoint["state_dict"])
     if here != there:

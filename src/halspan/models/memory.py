@@ -1,0 +1,63 @@
+"""What training keeps in memory of a forward pass: nothing of frozen towers, and of layers only their inputs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from halspan.core.errors import ModelError
+from halspan.models.families import Family
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Compute each layer again in the backward pass instead of keeping what it computed (Chen et al. 2016, 1604.06174).
+
+    Not by transformers' own switch, which makes all embeddings ask for gradients, those of images included. What is
+    trained gets the same gradients without, since checkpointing is not re-entrant.
+
+    Raises:
+        ModelError: the model has no layers that transformers can compute again.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(
+            f"model.gradient_checkpointing: true, but no layer of {type(model).__name__} can be computed again; "
+            "set it to false"
+        )
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:
+    """Run the vision tower without a graph if nothing in it is trained, and the projector if nothing up to it is.
+
+    Args:
+        model: with its adapters, if any, already in it; changed in place.
+        family: patterns of components.
+    """
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    frozen: list[str] = []
+    for pattern in (family.vision, family.projector):  # gradients of the tower pass through the projector
+        if any(re.fullmatch(pattern, name) for name in trained):
+            break
+        frozen.append(pattern)
+    for module in list(_outermost(model, frozen)):
+        module.forward = torch.no_grad()(module.forward)
+
+
+def _outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> Iterator[nn.Module]:
+    """Find the largest modules all of whose parameters match."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}."
+        names = [path + parameter for parameter, _ in child.named_parameters()]
+        is_container = isinstance(child, nn.ModuleList)  # nobody calls it
+        matches = [any(re.fullmatch(pattern, name) for pattern in patterns) for name in names]
+        if names and all(matches) and not is_container:
+            yield child
+        elif any(matches):
+            yield from _outermost(child, patterns, path)
