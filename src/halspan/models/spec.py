@@ -70,6 +70,7 @@ class ModelSpec:
         dtype: of the frozen weights.
         attention: implementation in transformers.
         quantize: `nf4` loads the language tower's linear layers in 4 bit (bitsandbytes); None as stored.
+        gradient_checkpointing: keep only what enters each layer, and compute the rest again in the backward pass.
         lora: adapters; None trains the heads alone.
 
     Raises:
@@ -85,4 +86,5 @@ class ModelSpec:
     dtype: Literal["float32", "bfloat16"]
     attention: Literal["eager", "sdpa"]
     quantize: Literal["nf4"] | None = None
+    gradient_checkpointing: Switch = False
     lora: LoraSpec | None
