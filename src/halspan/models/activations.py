@@ -55,9 +55,10 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     weights are frozen. With c bytes a number (2 in bfloat16), a layer of the language tower keeps for each token
 
         c * sum over matrices of (in + out)        what a matrix reads, and what it hands to the next operation
+        c * sum over adapted matrices of rank
         (c + 1) * sum over adapted matrices of in  where adapters have dropout: the copy they read, and its mask
-        4 * sum over norms of width                the float32 copy that is normalised
-        (4 + c) * heads * tokens of the row        with eager attention: its scores
+        (4 + c) * sum over norms of width          the float32 copy, and what comes out
+        (4 or 6) * heads * tokens of the row       with eager attention: scores in float32, and cast where c is 2
 
     Routed experts are matrices too, and every expert reads every token, as transformers' Llama-4 does it. All layers
     together keep this; with gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) a layer keeps only the state
@@ -68,9 +69,10 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     step = 2 if size.is_mixed or spec.dtype == "bfloat16" else _FLOAT32
     text = skeleton.config.get_text_config()
     tokens = size.rows * spec.pack_tokens
-    scores = text.num_attention_heads * spec.pack_tokens * (_FLOAT32 + step) if spec.attention == "eager" else 0
+    heads = text.num_attention_heads
+    scores = heads * spec.pack_tokens * (4 if step == 4 else 6) if spec.attention == "eager" else 0
     layers = [
-        tokens * (_bytes_per_token([layer], spec, step) + scores) + _copies(layer, spec, size, step)
+        tokens * (_bytes_per_token([layer], spec, heads, step) + scores) + _copies(layer, spec, size, step)
         for layer in _layers(skeleton.decoder)
     ]
     state = tokens * text.hidden_size * (2 if spec.dtype == "bfloat16" else _FLOAT32)
@@ -89,17 +91,18 @@ def _layers(decoder: nn.Module) -> Sequence[nn.Module]:
     return list(max(lists, key=len))
 
 
-def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, step: int) -> int:
+def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, step: int) -> int:
     """Add up what the operations of layers keep for each token."""
     has_dropout = spec.lora is not None and spec.lora.dropout > 0
     total = 0
     for name, module in ((name, module) for part in parts for name, module in part.named_modules()):
-        if isinstance(module, nn.Linear):
+        if ".lora_A." in name:
+            total += step * module.out_features + has_dropout * (step + 1) * module.in_features
+        elif isinstance(module, nn.Linear) and ".lora_B." not in name:
             total += step * (module.in_features + module.out_features)
-            if has_dropout and ".lora_A." in name:
-                total += (step + 1) * module.in_features
         elif "Norm" in type(module).__name__:
-            total += _FLOAT32 * sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            width = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            total += (_FLOAT32 + step) * width * (heads if name.endswith(("q_norm", "k_norm")) else 1)
         total += step * sum(n * (rows + columns) for n, rows, columns in _experts_of(module))
     return total
 
@@ -136,7 +139,7 @@ def _kept_by_vision_tower(skeleton: Skeleton, spec: ModelSpec, n_images: int, st
     side, patch = (_first(getattr(config, key, default)) for key, default in (("image_size", None), ("patch_size", 14)))
     n_patches = (side // patch) ** 2 if side else spec.pack_tokens
     leaves = [module for _, module in tower if not any(True for _ in module.children())]
-    return n_images * n_patches * _bytes_per_token(leaves, spec, step)
+    return n_images * n_patches * _bytes_per_token(leaves, spec, 1, step)
 
 
 def _first(value: int | Sequence[int] | None) -> int | None:
