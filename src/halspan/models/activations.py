@@ -60,7 +60,8 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
         (4 + c) * sum over norms of width          the float32 copy, and what comes out
         (4 or 6) * heads * tokens of the row       with eager attention: scores in float32, and cast where c is 2
 
-    Routed experts are matrices too, and every expert reads every token, as transformers' Llama-4 does it. All layers
+    Routed experts are matrices too, and every expert reads every token, as transformers' Llama-4 does it; with adapters
+    they keep what they read once more, and the sum of weight and update. All layers
     together keep this; with gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) a layer keeps only the state
     that enters it, and one layer at a time is computed again. In the backward pass the gradients of one layer's
     activations take as much again. Frozen towers keep nothing; a vision tower that is adapted is counted for one tile
@@ -94,6 +95,7 @@ def _layers(decoder: nn.Module) -> Sequence[nn.Module]:
 def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, step: int) -> int:
     """Add up what the operations of layers keep for each token."""
     has_dropout = spec.lora is not None and spec.lora.dropout > 0
+    adapts_experts = _adapts_experts(spec)
     total = 0
     for name, module in ((name, module) for part in parts for name, module in part.named_modules()):
         if ".lora_A." in name:
@@ -103,8 +105,12 @@ def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, st
         elif "Norm" in type(module).__name__:
             width = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             total += (_FLOAT32 + step) * width * (heads if name.endswith(("q_norm", "k_norm")) else 1)
-        total += step * sum(n * (rows + columns) for n, rows, columns in _experts_of(module))
+        total += step * sum(n * (rows + columns + rows * adapts_experts) for n, rows, columns in _experts_of(module))
     return total
+
+
+def _adapts_experts(spec: ModelSpec) -> bool:
+    return spec.lora is not None and EXPERTS in spec.lora.targets
 
 
 def _copies(layer: nn.Module, spec: ModelSpec, size: PassSize, step: int) -> int:
@@ -112,11 +118,10 @@ def _copies(layer: nn.Module, spec: ModelSpec, size: PassSize, step: int) -> int
 
     Autocast's bfloat16 copies of float32 matrices; and experts with adapters, whose sum is a tensor of its own.
     """
-    sums = EXPERTS in spec.lora.targets if spec.lora is not None else False
     casts = size.is_mixed and spec.dtype == "float32"
     n_expert = sum(math.prod(shape) for module in layer.modules() for shape in _experts_of(module))
     n_all = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
-    return step * (n_expert * sums + n_all * casts)
+    return step * (n_expert * _adapts_experts(spec) + n_all * casts)
 
 
 def _experts_of(module: nn.Module) -> list[tuple[int, int, int]]:

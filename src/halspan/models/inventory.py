@@ -83,7 +83,7 @@ def components(detector: SpanDetector, family: Family) -> Iterator[tuple[str, st
 
 
 def component_of(name: str, family: Family) -> str:
-    """Name the component that a detector's parameter belongs to; embeddings and vocabulary head have no names of their own."""
+    """Name the component that a parameter's name tells; for embeddings and vocabulary head see `components`."""
     if not name.startswith("backbone."):
         return "heads"
     if ".lora_" in name:
