@@ -63,6 +63,7 @@ def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
 
     sweep.check_single(HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices.split)
     if config.plan is True:
+        configure.set_up_logging()
         show_plan(config)
         return None, {}
     spec: RunSpec = configure.build(config)
@@ -81,7 +82,6 @@ def show_plan(config: DictConfig) -> None:
     from halspan.reporting.plans import show_tables
 
     model, trainer = (configure.build(config[key], key) for key in ("model", "trainer"))
-    configure.set_up_logging()
     size = _pass_size(trainer)
     plan = make_plan(model, size)
     devices = find_devices(trainer.accelerator, trainer.devices)

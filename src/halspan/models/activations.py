@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -88,8 +89,7 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
 
 def _layers(decoder: nn.Module) -> Sequence[nn.Module]:
     """Give the decoder's layers: its longest list of modules."""
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len))
+    return max((list(module) for module in decoder.modules() if isinstance(module, nn.ModuleList)), key=len)
 
 
 def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, step: int) -> int:
@@ -140,12 +140,13 @@ def _kept_by_vision_tower(skeleton: Skeleton, spec: ModelSpec, n_images: int, st
     ]
     if not any(".lora_" in name for name, _ in tower):
         return 0
-    config = skeleton.config.vision_config
-    side, patch = (_first(getattr(config, key, default)) for key, default in (("image_size", None), ("patch_size", 14)))
-    n_patches = (side // patch) ** 2 if side else spec.pack_tokens
     leaves = [module for _, module in tower if not any(True for _ in module.children())]
-    return n_images * n_patches * _bytes_per_token(leaves, spec, 1, step)
+    return n_images * _patches(skeleton.config.vision_config, spec) * _bytes_per_token(leaves, spec, 1, step)
 
 
-def _first(value: int | Sequence[int] | None) -> int | None:
-    return value if value is None or isinstance(value, int) else value[0]
+def _patches(config: Any, spec: ModelSpec) -> int:
+    """Count the patches of one tile; where images come in any size, as many as a row has tokens."""
+    if getattr(config, "image_size", None) is None:
+        return spec.pack_tokens
+    side, patch = (value if isinstance(value, int) else value[0] for value in (config.image_size, config.patch_size))
+    return int(side // patch) ** 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import psutil
@@ -9,7 +10,7 @@ import torch
 
 from halspan.core.errors import ModelError
 from halspan.models.plan import PassSize, Plan, make_plan
-from halspan.models.spec import EXPERTS, ModelSpec
+from halspan.models.spec import EXPERTS, LoraSpec, ModelSpec
 
 Change = Callable[[ModelSpec, PassSize], tuple[ModelSpec, PassSize]]
 
@@ -53,7 +54,7 @@ def find_devices(accelerator: Literal["cpu", "gpu"], n: int) -> list[Device]:
 
 
 def find_remedies(spec: ModelSpec, size: PassSize, plan: Plan) -> list[Remedy]:
-    """Find the keys that make a plan smaller, by making the plan again with each of them; those that save most first."""
+    """Find the keys that make a plan smaller, those that save most first, by making the plan again with each."""
     remedies = []
     for key, change in _changes(spec).items():
         changed = change(spec, size)
@@ -118,17 +119,20 @@ def _changes(spec: ModelSpec) -> dict[str, Change]:
         "trainer.rows_per_pass=1": lambda spec, size: (spec, replace(size, rows=1)),
         f"model.pack_tokens={half}": lambda spec, size: (replace(spec, pack_tokens=half), size),
     }
-    if spec.lora is not None and spec.lora.r > 1:
-        r = spec.lora.r // 2
-        changes[f"model.lora.r={r}"] = lambda spec, size: (_with_lora(spec, r=r), size)
-    others = [target for target in spec.lora.targets if target != EXPERTS] if spec.lora is not None else []
-    if spec.lora is not None and others and EXPERTS in spec.lora.targets:
-        changes[f"model.lora.targets=[{','.join(others)}]"] = lambda spec, size: (
-            _with_lora(spec, targets=others),
-            size,
-        )
+    for key, lora in _smaller_adapters(spec.lora).items() if spec.lora is not None else ():
+        changes[key] = partial(_with_lora, lora=lora)
     return changes
 
 
-def _with_lora(spec: ModelSpec, **changes: object) -> ModelSpec:
-    return spec if spec.lora is None else replace(spec, lora=replace(spec.lora, **changes))
+def _smaller_adapters(lora: LoraSpec) -> dict[str, LoraSpec]:
+    smaller = {}
+    if lora.r > 1:
+        smaller[f"model.lora.r={lora.r // 2}"] = replace(lora, r=lora.r // 2)
+    others = [target for target in lora.targets if target != EXPERTS]
+    if others and len(others) < len(lora.targets):
+        smaller[f"model.lora.targets=[{','.join(others)}]"] = replace(lora, targets=others)
+    return smaller
+
+
+def _with_lora(spec: ModelSpec, size: PassSize, *, lora: LoraSpec) -> tuple[ModelSpec, PassSize]:
+    return replace(spec, lora=lora), size

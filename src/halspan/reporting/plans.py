@@ -21,7 +21,7 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
     if devices:
         parts.append(devices_table(plan, devices))
     else:
-        parts.append(f"No GPU is visible here. A device needs {gib(plan.peak)} free memory (trainer.accelerator=gpu).")
+        parts.append(f"It does not fit here: no GPU is visible. It needs one with {gib(plan.peak)} free.")
     return [*parts, "", remedies_table(remedies)] if remedies else parts
 
 
