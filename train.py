@@ -112,9 +112,9 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     from halspan.training.fit import check_machine, seed_process
 
     check_machine(spec.trainer)
-    seed_process(spec.trainer, spec.seed)
     if is_first_process():
         _check_plan(spec)
+    seed_process(spec.trainer, spec.seed)
     corpus = spec.data.load().relocated(None)
     parts = spec.split.apply(corpus)
     detector, encoder = _build(spec, corpus)
