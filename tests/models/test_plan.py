@@ -88,7 +88,7 @@ def test_nf4_takes_the_bytes_that_bitsandbytes_uses():
     functional = pytest.importorskip("bitsandbytes.functional")
     for shape in ((64, 64), (96, 160), (1024, 768)):
         packed, state = functional.quantize_4bit(torch.randn(shape), quant_type="nf4", compress_statistics=True)
-        stored = [packed, state.absmax, state.state2.absmax, state.offset]
+        stored = [packed, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
         assert nf4_bytes(shape[0] * shape[1]) == sum(tensor.nbytes for tensor in stored)
 
 

@@ -116,12 +116,14 @@ def _adapts_experts(spec: ModelSpec) -> bool:
 def _copies(layer: nn.Module, spec: ModelSpec, size: PassSize, step: int) -> int:
     """Count copies of a layer's weights that the backward pass reads again.
 
-    Autocast's bfloat16 copies of float32 matrices; and experts with adapters, whose sum is a tensor of its own.
+    Autocast's bfloat16 copies of float32 matrices; and experts with adapters, whose sum is a tensor of its own, which is
+    made again from 4 bits unless the whole layer is.
     """
+    sums = _adapts_experts(spec) and (spec.quantize is None or spec.gradient_checkpointing)
     casts = size.is_mixed and spec.dtype == "float32"
     n_expert = sum(math.prod(shape) for module in layer.modules() for shape in _experts_of(module))
     n_all = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
-    return step * (n_expert * _adapts_experts(spec) + n_all * casts)
+    return step * (n_expert * sums + n_all * casts)
 
 
 def _experts_of(module: nn.Module) -> list[tuple[int, int, int]]:

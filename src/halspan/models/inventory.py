@@ -116,8 +116,8 @@ def quantisable(detector: SpanDetector, family: Family, *, experts: bool = True)
 def nf4_bytes(n: int) -> int:
     """Give the bytes of `n` weights in NF4 with double quantisation.
 
-    4 bits a weight, 8 bits a block of 64 for its scale, and for 256 such scales one in 32 bits; 4 bytes hold their
-    mean (Dettmers et al. 2023, arXiv 2305.14314, section 3). Tables that are the same for every matrix do not count.
+    4 bits a weight, 8 bits a block of 64 for its scale, and for 256 such scales one in 32 bits (Dettmers et al. 2023,
+    arXiv 2305.14314, section 3); in 32 bits too, the mean of the scales and the tables of what 4 and 8 bits mean.
     """
     n_blocks = -(-n // _BLOCK)
-    return -(-n // 2) + n_blocks + 4 * -(-n_blocks // _SCALES) + 4
+    return -(-n // 2) + n_blocks + 4 * (-(-n_blocks // _SCALES) + 1 + 2**4 + 2**8)
