@@ -186,6 +186,15 @@ def test_gradient_checkpointing_keeps_one_layer_and_the_states_between(make_llav
     assert saving.kept - mask == plain.gradients + 3 * 2 * 256 * 64 * 4  # one layer, and states around two
 
 
+def test_heads_alone_keep_nothing_of_the_backbone(make_llava_spec: MakeSpec):
+    plain, frozen = (
+        make_plan(make_llava_spec(**changes), PassSize(rows=2, is_mixed=False)) for changes in ({}, {"lora": None})
+    )
+    assert frozen.activations.gradients == 0
+    assert plain.activations.gradients < frozen.activations.kept < plain.activations.kept  # a layer of two, the mask
+    assert frozen.trained == sum(part.bytes for part in frozen.weights if part.component == "heads")
+
+
 def test_a_plan_that_does_not_fit_is_refused_with_keys_that_make_it_fit(make_llama4_spec: MakeSpec):
     spec = make_llama4_spec(lora=adapters("language", "experts", r=8))
     size = PassSize(rows=4, is_mixed=True)

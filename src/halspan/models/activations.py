@@ -62,11 +62,16 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
         (4 or 6) * heads * tokens of the row       with eager attention: scores in float32, and cast where c is 2
 
     Routed experts are matrices too, and every expert reads every token, as transformers' Llama-4 does it; with adapters
-    they keep what they read once more, and the sum of weight and update. All layers
-    together keep this; with gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) a layer keeps only the state
-    that enters it, and one layer at a time is computed again. In the backward pass the gradients of one layer's
-    activations take as much again. Frozen towers keep nothing; a vision tower that is adapted is counted for one tile
-    an image.
+    they keep what they read once more, and the sum of weight and update. All layers together keep this; with gradient
+    checkpointing (Chen et al. 2016, arXiv 1604.06174) a layer keeps only the state that enters it, and one layer at a
+    time is computed again. In the backward pass the gradients of one layer's activations take as much again. Without
+    adapters there is one layer at a time and no backward pass. Frozen towers keep nothing; a vision tower that is
+    adapted is counted for one tile an image.
+
+    Args:
+        skeleton: of the detector.
+        spec: adapters, window and attention.
+        size: what a device reads in one pass.
     """
     step = 2 if size.is_mixed or spec.dtype == "bfloat16" else _FLOAT32
     text = skeleton.config.get_text_config()
@@ -78,11 +83,14 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
         for layer in _layers(skeleton.decoder)
     ]
     state = tokens * text.hidden_size * (2 if spec.dtype == "bfloat16" else _FLOAT32)
-    kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
+    if spec.lora is None:
+        kept = max(layers)
+    else:
+        kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
     mask = size.rows * spec.pack_tokens**2 * step
     return Activations(
         kept=kept + mask + _kept_by_vision_tower(skeleton, spec, size.rows, step),
-        gradients=max(layers),
+        gradients=0 if spec.lora is None else max(layers),
         heads=tokens * text.hidden_size * _HEAD_COPIES * _FLOAT32,
     )
 
@@ -116,8 +124,8 @@ def _adapts_experts(spec: ModelSpec) -> bool:
 def _copies(layer: nn.Module, spec: ModelSpec, size: PassSize, step: int) -> int:
     """Count copies of a layer's weights that the backward pass reads again.
 
-    Autocast's bfloat16 copies of float32 matrices; and experts with adapters, whose sum is a tensor of its own, which is
-    made again from 4 bits unless the whole layer is.
+    Autocast's bfloat16 copies of float32 matrices; and experts with adapters, whose sum is a tensor of its own (made
+    again from 4 bits, unless the whole layer is).
     """
     sums = _adapts_experts(spec) and (spec.quantize is None or spec.gradient_checkpointing)
     casts = size.is_mixed and spec.dtype == "float32"
