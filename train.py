@@ -77,8 +77,8 @@ def show_plan(config: DictConfig) -> None:
     """Print what memory a run needs and whether the devices there are have it; neither data nor weights are read."""
     from rich.console import Console
 
-    from halspan.models.memory import find_devices, find_remedies
     from halspan.models.plan import make_plan
+    from halspan.models.remedies import find_devices, find_remedies
     from halspan.reporting.plans import show_tables
 
     model, trainer = (configure.build(config[key], key) for key in ("model", "trainer"))
@@ -133,8 +133,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_plan(spec: "RunSpec") -> None:
     """Refuse what cannot fit, and LoRA targets that match nothing, before any data or weights are read."""
-    from halspan.models.memory import find_devices, gib, require_room
     from halspan.models.plan import make_plan
+    from halspan.models.remedies import find_devices, gib, require_room
 
     size = _pass_size(spec.trainer)
     plan = make_plan(spec.model, size)

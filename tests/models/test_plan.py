@@ -13,8 +13,8 @@ from halspan.models.activations import estimate_activations
 from halspan.models.detector import build_detector
 from halspan.models.families import family_of
 from halspan.models.inventory import nf4_bytes, take_inventory
-from halspan.models.memory import Device, combine_remedies, find_remedies, require_room
 from halspan.models.plan import PassSize, make_plan
+from halspan.models.remedies import Device, combine_remedies, find_remedies, require_room
 from halspan.models.skeleton import Skeleton, build_skeleton, shipped_ids
 from halspan.models.spec import LoraSpec, ModelSpec
 

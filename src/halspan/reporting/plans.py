@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from halspan.models.memory import Device, Remedy, gib
 from halspan.models.plan import Plan
+from halspan.models.remedies import Device, Remedy, gib
 from halspan.reporting.tables import PLAIN
 
 
