@@ -209,7 +209,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_keys_that_make_it_fit(make_lla
     savings = [remedy.saves for remedy in remedies]
     assert savings == sorted(savings, reverse=True)
     assert min(savings) > 0
-    keys, smaller = combine_remedies(spec, size, remedies, free=small.free)
+    keys, smaller = combine_remedies(spec, size, plan, remedies, free=small.free)
     assert named[1].split() == keys
     assert smaller is not None
     assert smaller.peak <= small.free

@@ -28,6 +28,7 @@ class Plan:
         dequantised: weights that are in 4 bit, while an operation reads them in 16: all experts of one layer, or the
             largest linear layer.
         naive_dequantised: the same for the plain load.
+        skeleton: what was counted.
     """
 
     weights: tuple[Weights, ...]
@@ -36,6 +37,7 @@ class Plan:
     activations: Activations
     dequantised: int
     naive_dequantised: int
+    skeleton: Skeleton
 
     @property
     def parameters(self) -> int:
@@ -72,7 +74,7 @@ class Plan:
         return self.trained + self.trained + self.moments + self.activations.total  # the second: gradients
 
 
-def make_plan(spec: ModelSpec, size: PassSize) -> Plan:
+def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> Plan:
     """Plan the memory that training takes.
 
     Nothing of the backbone but its configuration is read. LoRA targets are checked.
@@ -80,24 +82,36 @@ def make_plan(spec: ModelSpec, size: PassSize) -> Plan:
     Args:
         spec: the detector's.
         size: what a device reads in one pass.
+        like: another plan; what does not differ from it is not built again.
 
     Raises:
         ModelError: there is no such backbone, it is no vision-language model, or a LoRA target matches nothing.
     """
-    n_types = len(HALLUCINATION_TYPES)  # the corpus may have others; they hardly weigh anything
-    skeleton = build_skeleton(spec, n_types=n_types)
-    detector, family = skeleton.detector, skeleton.family
-    in_16_bit = replace(spec, dtype="bfloat16")
-    naive = skeleton if spec == in_16_bit else build_skeleton(in_16_bit, n_types=n_types)
+    again = like if like is not None and like.skeleton.suits(spec) else None
+    skeleton = _build(spec) if again is None else again.skeleton
     quantise: Quantise = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
     return Plan(
-        weights=tuple(take_inventory(detector, family, quantise=quantise)),
-        naive_weights=tuple(take_inventory(naive.detector, family, quantise="linear layers")),
-        trained=sum(p.numel() * p.element_size() for p in detector.parameters() if p.requires_grad),
+        weights=tuple(take_inventory(skeleton.detector, skeleton.family, quantise=quantise)),
+        naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
+        trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
         activations=estimate_activations(skeleton, spec, size),
         dequantised=_dequantised(skeleton, experts=True) if spec.quantize == "nf4" else 0,
         naive_dequantised=_dequantised(skeleton, experts=False),
+        skeleton=skeleton,
     )
+
+
+def _build(spec: ModelSpec) -> Skeleton:
+    return build_skeleton(
+        spec, n_types=len(HALLUCINATION_TYPES)
+    )  # a corpus may have others; they hardly weigh anything
+
+
+def _naive_weights(skeleton: Skeleton) -> tuple[Weights, ...]:
+    """List the weights in 16 bit, but for the linear layers of the language tower, which are in 4."""
+    in_16_bit = replace(skeleton.spec, dtype="bfloat16")
+    naive = skeleton if skeleton.suits(in_16_bit) else _build(in_16_bit)
+    return tuple(take_inventory(naive.detector, naive.family, quantise="linear layers"))
 
 
 def _frozen(weights: tuple[Weights, ...]) -> int:

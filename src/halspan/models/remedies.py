@@ -58,15 +58,15 @@ def find_remedies(spec: ModelSpec, size: PassSize, plan: Plan) -> list[Remedy]:
     remedies = []
     for key, change in _changes(spec).items():
         changed = change(spec, size)
-        if changed != (spec, size) and (saves := plan.peak - make_plan(*changed).peak) > 0:
+        if changed != (spec, size) and (saves := plan.peak - make_plan(*changed, like=plan).peak) > 0:
             remedies.append(Remedy(key=key, saves=saves, change=change))
     return sorted(remedies, key=lambda remedy: -remedy.saves)
 
 
 def combine_remedies(
-    spec: ModelSpec, size: PassSize, remedies: Sequence[Remedy], *, free: int
+    spec: ModelSpec, size: PassSize, plan: Plan, remedies: Sequence[Remedy], *, free: int
 ) -> tuple[list[str], Plan | None]:
-    """Take remedies, in order, until the plan fits.
+    """Take remedies, in order, until the plan fits into `free` bytes.
 
     Returns:
         The keys, and the plan with all of them; no plan where all remedies together are not enough.
@@ -75,7 +75,8 @@ def combine_remedies(
     for remedy in remedies:
         spec, size = remedy.change(spec, size)
         keys.append(remedy.key)
-        if (plan := make_plan(spec, size)).peak <= free:
+        plan = make_plan(spec, size, like=plan)
+        if plan.peak <= free:
             return keys, plan
     return keys, None
 
@@ -90,7 +91,7 @@ def require_room(spec: ModelSpec, size: PassSize, plan: Plan, devices: Sequence[
     if plan.peak <= device.free:
         return
     remedies = find_remedies(spec, size, plan)
-    keys, smaller = combine_remedies(spec, size, remedies, free=device.free)
+    keys, smaller = combine_remedies(spec, size, plan, remedies, free=device.free)
     needs = f"model: training needs {gib(plan.peak)} at its peak, {device.name} has {gib(device.free)} free"
     if smaller is not None:
         raise ModelError(f"{needs}; it fits ({gib(smaller.peak)}) with: {' '.join(keys)}; plan=true shows all of it")

@@ -23,16 +23,23 @@ class Skeleton:
     """A detector as shapes without values.
 
     Attributes:
+        spec: what it was built from.
         detector: with adapters and heads, on the meta device.
         family: where its backbone's parts are.
         config: transformers' configuration of the backbone.
         decoder: the text decoder, adapters included.
     """
 
+    spec: ModelSpec
     detector: SpanDetector
     family: Family
     config: Any
     decoder: nn.Module
+
+    def suits(self, spec: ModelSpec) -> bool:
+        """Say whether a spec asks for the same shapes and dtypes."""
+        here, there = ((one.backbone, one.revision, one.dtype, one.lora) for one in (self.spec, spec))
+        return here == there
 
 
 def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
@@ -60,7 +67,7 @@ def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
         backbone = Backbone(model=model.requires_grad_(False), processor=None, family=family)
         detector = SpanDetector(backbone, lora=spec.lora, n_types=n_types)
-    return Skeleton(detector=detector, family=family, config=config, decoder=decoder)
+    return Skeleton(spec=spec, detector=detector, family=family, config=config, decoder=decoder)
 
 
 def read_configuration(spec: ModelSpec) -> Any:
