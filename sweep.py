@@ -73,8 +73,10 @@ def check_job(config: DictConfig) -> None:
     """Refuse what cannot work as a job of a sweep.
 
     Raises:
-        ConfigError: several devices, or one folder for all runs.
+        ConfigError: a plan, several devices, or one folder for all runs.
     """
+    if config.plan:
+        raise ConfigError("plan: true is not possible in a sweep; plan one run: take -m away")
     if config.trainer.devices != 1:
         raise ConfigError(
             f"trainer.devices: {config.trainer.devices} is not possible in a sweep, where each job has one device: its "

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from halspan.models.batch import Batch
     from halspan.models.detector import SpanDetector
     from halspan.models.encoding import RowEncoder
+    from halspan.models.plan import PassSize
     from halspan.training.rundir import RunDirectory
-    from halspan.training.spec import RunSpec
+    from halspan.training.spec import RunSpec, TrainerSpec
 
 logger = logging.getLogger("halspan.train")
 
@@ -61,11 +62,33 @@ def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
     from halspan.reporting.sweeps import main_figures
 
     sweep.check_single(HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices.split)
+    if config.plan is True:
+        configure.set_up_logging()
+        show_plan(config)
+        return None, {}
     spec: RunSpec = configure.build(config)
     configure.set_up_logging()
     settings = OmegaConf.to_container(config, resolve=True)
     metrics = train(spec, settings)
     return (flatten(metrics).get(spec.objective), main_figures(metrics)) if metrics else (None, {})
+
+
+def show_plan(config: DictConfig) -> None:
+    """Print what memory a run needs and whether the devices there are have it; neither data nor weights are read."""
+    from rich.console import Console
+
+    from halspan.models.plan import make_plan
+    from halspan.models.remedies import find_devices, find_remedies
+    from halspan.reporting.plans import show_tables
+
+    model, trainer = (configure.build(config[key], key) for key in ("model", "trainer"))
+    size = _pass_size(trainer)
+    plan = make_plan(model, size)
+    devices = find_devices(trainer.accelerator, trainer.devices)
+    is_short = any(plan.peak > device.free for device in devices)
+    remedies = find_remedies(model, size, plan) if is_short else []
+    for part in show_tables(plan, devices, remedies):
+        Console().print(part)
 
 
 def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +112,8 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     from halspan.training.fit import check_machine, seed_process
 
     check_machine(spec.trainer)
+    if is_first_process():
+        _check_plan(spec)
     seed_process(spec.trainer, spec.seed)
     corpus = spec.data.load().relocated(None)
     parts = spec.split.apply(corpus)
@@ -104,6 +129,24 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+def _check_plan(spec: "RunSpec") -> None:
+    """Refuse what cannot fit, and LoRA targets that match nothing, before any data or weights are read."""
+    from halspan.models.plan import make_plan
+    from halspan.models.remedies import find_devices, gib, require_room
+
+    size = _pass_size(spec.trainer)
+    plan = make_plan(spec.model, size)
+    devices = find_devices(spec.trainer.accelerator, spec.trainer.devices)
+    require_room(spec.model, size, plan, devices)
+    logger.info("plan: %s at the peak, of %s free (plan=true shows it)", gib(plan.peak), gib(devices[0].free))
+
+
+def _pass_size(trainer: "TrainerSpec") -> "PassSize":
+    from halspan.models.plan import PassSize
+
+    return PassSize(rows=trainer.largest_pass, is_mixed=trainer.precision == "bf16-mixed")
 
 
 def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncoder"]:

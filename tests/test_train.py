@@ -86,6 +86,8 @@ BAD_ARGUMENTS = [
     ("split=leave_one_out", "split: leave_one_out is one run per generator, this is a single run; add -m"),
     ("-m seed=1,x", "seed: 'x' is not possible"),
     ("-m trainer=ddp seed=1,2", "trainer.devices: 2 is not possible in a sweep"),
+    ("plan=maybe", "plan: 'maybe' is not possible; possible: a valid boolean"),
+    ("-m plan=true seed=1,2", "plan: true is not possible in a sweep; plan one run: take -m away"),
     ("-m run_dir=runs seed=1,2", "run_dir: runs is one folder for all runs of a sweep; give each its own"),
     ("-m split=leave_one_out data=jsonl data.path=a,b", "data.path: a sweep over corpora and split=leave_one_out"),
 ]

@@ -73,7 +73,7 @@ class ModelSpec:
         image: settings of the image processor that differ from the checkpoint's, such as its size; the names are
             those of the family's image processor in transformers.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed: less
-            memory, a third more time, the same gradients.
+            memory, more time, the same gradients.
         lora: adapters; None trains the heads alone.
 
     Raises:

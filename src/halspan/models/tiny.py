@@ -58,6 +58,11 @@ def save_tiny_llama4(folder: Path, *, seed: int = 0) -> None:
     Llama4Processor(image_processor, tokenizer, patch_size=PATCH).save_pretrained(folder)
 
 
+def tiny_llama4_config() -> Llama4Config:
+    """Give the configuration of the tiny Llama-4 without building its weights."""
+    return _build_config(_build_tokenizer())
+
+
 def _build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

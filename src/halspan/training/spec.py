@@ -62,6 +62,12 @@ class TrainerSpec:
                 f"rows_per_batch {self.rows_per_batch} leaves some of {self.devices} devices without a row; raise it"
             )
 
+    @property
+    def largest_pass(self) -> int:
+        """Most rows of one forward pass on one device."""
+        share = -(-self.rows_per_batch // self.devices)
+        return min(self.rows_per_pass or share, share)
+
     def total_steps(self, n_rows: int) -> int:
         """Optimiser steps of a run over `n_rows` training rows."""
         limits = [] if self.max_steps is None else [self.max_steps]
@@ -138,6 +144,7 @@ class RunSpec:
         seed: of the initial heads and LoRA, the order of rows, dropout and the derangement of images.
         resume: continue from `last.ckpt`.
         overwrite: start again where there is a run already.
+        plan: say what memory the run needs, and do nothing else.
         blank_images: control: every image, in training and judging, is replaced by a grey one of its size.
         objective: dotted path into `metrics.json`, what an optimising sweep gets to see.
         data: a reader with `load()`.
@@ -154,6 +161,7 @@ class RunSpec:
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: Annotated[bool, Field(strict=True)]
     overwrite: Annotated[bool, Field(strict=True)]
+    plan: Annotated[bool, Field(strict=True)] = False
     blank_images: Annotated[bool, Field(strict=True)]
     objective: str
     trainer: TrainerSpec

@@ -1,0 +1,129 @@
+"""What training a detector will need of a device's memory, before anything is loaded."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from halspan.core.taxonomy import HALLUCINATION_TYPES
+from halspan.models.activations import Activations, PassSize, estimate_activations
+from halspan.models.inventory import Quantise, Weights, components, plain_path, quantisable, take_inventory
+from halspan.models.skeleton import Skeleton, build_skeleton
+from halspan.models.spec import ModelSpec
+
+__all__ = ["PassSize", "Plan", "make_plan"]
+
+_TRAINED = ("adapters", "heads")
+_MOMENTS = 2  # of AdamW, in the dtype of the weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The memory of one device while a detector trains on it; sizes in bytes.
+
+    Attributes:
+        weights: the frozen weights by component and dtype, then adapters and heads.
+        naive_weights: the same where only linear layers are in 4 bit, as a plain bitsandbytes load leaves them: routed
+            experts are no linear layers and stay in 16 bits.
+        trained: adapters and heads; their gradients take as much again, and AdamW's two moments twice as much.
+        activations: of one pass.
+        dequantised: weights that are in 4 bit, while an operation reads them in 16: all experts of one layer, or the
+            largest linear layer.
+        naive_dequantised: the same for the plain load.
+        skeleton: what was counted.
+    """
+
+    weights: tuple[Weights, ...]
+    naive_weights: tuple[Weights, ...]
+    trained: int
+    activations: Activations
+    dequantised: int
+    naive_dequantised: int
+    skeleton: Skeleton
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the backbone, which are frozen."""
+        return sum(part.parameters for part in self.weights if part.component not in _TRAINED)
+
+    @property
+    def frozen(self) -> int:
+        """Bytes of the backbone."""
+        return _frozen(self.weights)
+
+    @property
+    def naive_frozen(self) -> int:
+        """Bytes of the backbone after a plain 4-bit load."""
+        return _frozen(self.naive_weights)
+
+    @property
+    def moments(self) -> int:
+        """Bytes of AdamW's moments."""
+        return _MOMENTS * self.trained
+
+    @property
+    def peak(self) -> int:
+        """All of it at once."""
+        return self.frozen + self.dequantised + self._in_training
+
+    @property
+    def naive_peak(self) -> int:
+        """All of it at once after a plain 4-bit load."""
+        return self.naive_frozen + self.naive_dequantised + self._in_training
+
+    @property
+    def _in_training(self) -> int:
+        return self.trained + self.trained + self.moments + self.activations.total  # the second: gradients
+
+
+def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> Plan:
+    """Plan the memory that training takes.
+
+    Nothing of the backbone but its configuration is read. LoRA targets are checked.
+
+    Args:
+        spec: the detector's.
+        size: what a device reads in one pass.
+        like: another plan; what does not differ from it is not built again.
+
+    Raises:
+        ModelError: there is no such backbone, it is no vision-language model, or a LoRA target matches nothing.
+    """
+    again = like if like is not None and like.skeleton.suits(spec) else None
+    skeleton = _build(spec) if again is None else again.skeleton
+    quantise: Quantise = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
+    return Plan(
+        weights=tuple(take_inventory(skeleton.detector, skeleton.family, quantise=quantise)),
+        naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
+        trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
+        activations=estimate_activations(skeleton, spec, size),
+        dequantised=_dequantised(skeleton, experts=True) if spec.quantize == "nf4" else 0,
+        naive_dequantised=_dequantised(skeleton, experts=False),
+        skeleton=skeleton,
+    )
+
+
+def _build(spec: ModelSpec) -> Skeleton:
+    return build_skeleton(
+        spec, n_types=len(HALLUCINATION_TYPES)
+    )  # a corpus may have others; they hardly weigh anything
+
+
+def _naive_weights(skeleton: Skeleton) -> tuple[Weights, ...]:
+    """List the weights in 16 bit, but for the linear layers of the language tower, which are in 4."""
+    in_16_bit = replace(skeleton.spec, dtype="bfloat16")
+    naive = skeleton if skeleton.suits(in_16_bit) else _build(in_16_bit)
+    return tuple(take_inventory(naive.detector, naive.family, quantise="linear layers"))
+
+
+def _frozen(weights: tuple[Weights, ...]) -> int:
+    return sum(part.bytes for part in weights if part.component not in _TRAINED)
+
+
+def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
+    """Give the bytes of the largest 4-bit weights that are in 16 bits at the same time."""
+    names = quantisable(skeleton.detector, skeleton.family, experts=experts)
+    together: dict[str, int] = defaultdict(int)
+    for name, _, tensor in components(skeleton.detector, skeleton.family):
+        if name in names:
+            module = plain_path(name).rpartition(".")[0]  # the experts of a layer are parameters of one module
+            together[module] += 2 * tensor.numel()
+    return max(together.values(), default=0)

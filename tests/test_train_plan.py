@@ -1,0 +1,89 @@
+"""`plan=true`, and what training refuses by its plan: before any data or weights are read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import ROOT
+
+MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
+
+
+def train(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """Run train.py in this process; give its exit status and what it wrote."""
+    import configure
+    import train as entry
+
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as exit_:
+        configure.run_entry(entry.start, "config")
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_there_are_models():
+    assert {"llama4_scout", "llama4_tiny", "shapes"} <= set(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_plan_that_needs_neither_data_nor_weights(monkeypatch, capsys, model):
+    monkeypatch.chdir(ROOT)  # where the shapes backbone lies
+    before = set(Path("checkpoints").iterdir())
+    status, shown, error = train(
+        monkeypatch, capsys, "experiment=shapes", f"model={model}", "model.lora.r=1", "plan=true"
+    )
+    assert (status, error) == (0, "")
+    for line in ("vision tower", "adapters", "AdamW moments", "peak", "CPU"):
+        assert line in shown
+    assert set(Path("checkpoints").iterdir()) == before
+
+
+def test_a_plan_leaves_nothing_behind_and_asks_for_no_corpus(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, shown, error = train(monkeypatch, capsys, "data=jsonl", "model=llama4_tiny", "plan=true")
+    assert (status, error) == (0, "")
+    assert "peak" in shown
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_without_a_gpu_the_plan_says_how_large_one_has_to_be(tmp_path):
+    shown = subprocess.run(
+        [sys.executable, ROOT / "train.py", "experiment=llama4_lora", "plan=true"],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=True,
+    ).stdout
+    assert "96,636,764,160" in shown  # experts: layers 48, experts 16, matrices 3, 5120 x 8192
+    assert "no GPU is visible" in shown
+    assert not list(tmp_path.iterdir())
+
+
+TOO_LARGE = ["model=llama4_tiny", "trainer.rows_per_batch=100000000"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (TOO_LARGE, "error: model: training needs "),
+        (["model=llama4_tiny", "model.lora.targets=[q_proj]"], "error: model.lora.targets: 'q_proj' matches no"),
+        (["model=llama4_tiny", "model.backbone=nobody/nothing"], "error: model.backbone: 'nobody/nothing': no folder"),
+    ],
+    ids=["memory", "targets", "backbone"],
+)
+def test_training_refuses_what_its_plan_forbids_before_it_reads_data(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, _, error = train(monkeypatch, capsys, *arguments, "data=jsonl", "data.path=nowhere.jsonl")
+    assert status == 1
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    if arguments is TOO_LARGE:
+        assert ") with: trainer.rows_per_pass=1; plan=true shows all of it" in error
