@@ -10,6 +10,7 @@ from torch import nn
 
 from halspan.core.errors import ModelError
 from halspan.models.families import Family
+from halspan.models.quantize import plain_name
 from halspan.models.spec import EXPERTS, LoraSpec
 
 
@@ -72,7 +73,7 @@ def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tu
 
 
 def _find_experts(model: nn.Module, family: Family) -> list[str]:
-    parameters = [name for name, _ in model.named_parameters()]
+    parameters = [plain_name(name) for name, _ in model.named_parameters()]
     experts = [name for name in parameters if family.experts is not None and re.fullmatch(family.experts, name)]
     if not experts:
         raise ModelError(
