@@ -110,11 +110,12 @@ def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncod
     from rich.console import Console
 
     from halspan.models.detector import build_detector
-    from halspan.reporting.tables import trainable_table
+    from halspan.reporting.tables import trainable_table, weights_table
     from halspan.training.rundir import is_first_process
 
     detector, encoder = build_detector(spec.model, corpus.taxonomy)
     if is_first_process():
+        Console().print(weights_table(detector.stored_weights))
         Console().print(trainable_table(detector.trainable_parameters_by_component()))
     return detector, encoder
 

@@ -16,6 +16,7 @@ from halspan.models.families import Family, family_of
 from halspan.models.quantize import Nf4Config
 from halspan.models.shards import open_checkpoint
 from halspan.models.spec import ModelSpec
+from halspan.models.weights import StoredWeights, check_quantised, list_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,13 @@ class Backbone:
         model: the `AutoModelForImageTextToText`, frozen.
         processor: its processor, on the PIL image backend.
         family: where its parts are.
+        weights: what each of its parameters takes.
     """
 
     model: Any
     processor: Any
     family: Family
+    weights: dict[str, StoredWeights]
 
 
 def load_backbone(spec: ModelSpec) -> Backbone:
@@ -72,7 +75,11 @@ def _load(spec: ModelSpec) -> Backbone:
             f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
             "character offsets; save one beside the checkpoint"
         )
-    return Backbone(model=_load_weights(spec, config, family), processor=processor, family=family)
+    model = _load_weights(spec, config, family)
+    weights = list_weights(model, family)
+    if spec.quantize is not None:
+        check_quantised(weights)
+    return Backbone(model=model, processor=processor, family=family, weights=weights)
 
 
 def _load_weights(spec: ModelSpec, config: Any, family: Family) -> Any:

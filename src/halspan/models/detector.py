@@ -21,6 +21,7 @@ from halspan.models.encoding import RowEncoder
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
 from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.weights import sum_weights
 
 
 def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetector", RowEncoder]:
@@ -50,6 +51,9 @@ class SpanDetector(nn.Module):
         lora: adapters; None trains the heads alone.
         n_types: types of the taxonomy.
 
+    Attributes:
+        stored_weights: what the backbone takes, by component and type.
+
     Raises:
         ModelError: a LoRA target matches nothing.
     """
@@ -58,6 +62,7 @@ class SpanDetector(nn.Module):
         super().__init__()
         model, family = backbone.model, backbone.family
         self._family = family
+        self.stored_weights = sum_weights([*backbone.weights.values()])
         self._dtype: torch.dtype = model.dtype
         self._decoded: Tensor | None = None
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
@@ -128,7 +133,8 @@ class SpanDetector(nn.Module):
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
             trained, total = counts.get(part, (0, 0))
-            counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+            size = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)  # 4-bit weights, two a byte
+            counts[part] = (trained + size * parameter.requires_grad, total + size)
         return counts
 
     def _part_of(self, name: str) -> str:

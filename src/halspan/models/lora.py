@@ -29,6 +29,10 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         ModelError: a target matches nothing, or is no regular expression.
     """
     layers, experts = find_targets(model, family, spec.targets)
+    for path in experts:
+        # peft nests adapters in the order of parameters, and of quantised ones by name: let the two be the same
+        owner = model.get_submodule(path.rpartition(".")[0])
+        owner._parameters = dict(sorted(owner._parameters.items()))
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,

@@ -1,14 +1,14 @@
 """NF4: the language tower in 4 bits, routed experts included, quantised weight by weight while a checkpoint loads.
 
-Dettmers et al. 2023 (arXiv 2305.14314): blocks of 64 consecutive weights share a scale, and 256 scales share another. Linear
-layers become bitsandbytes' own; parameters that hold all experts of a layer, which it passes over, are stored packed
-and dequantised where they are used.
+Dettmers et al. 2023 (arXiv 2305.14314): blocks of 64 consecutive weights share a scale, and 256 scales share another.
+Linear layers become bitsandbytes' own; parameters that hold all experts of a layer, which it passes over, are stored
+packed and dequantised where they are used.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ _ROUTER = r".*\.(router|gate)"  # small, and what it decides is discrete
 _PACKED = re.compile(r"parametrizations\.(\w+)\.original")
 
 
-class Nf4Config(BitsAndBytesConfig):
+class Nf4Config(BitsAndBytesConfig):  # type: ignore[misc]  # transformers is untyped
     """What `from_pretrained` takes as `quantization_config`.
 
     Args:
@@ -118,9 +118,9 @@ class Dequantize(nn.Module):
         return weight
 
     @override
-    def _apply(self, fn: Any, recurse: bool = True) -> "Dequantize":
-        self.state.to(fn(self.state.offset).device)  # scales follow the weights, whatever their type becomes
-        return super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.state.to(fn(self.state.offset).device)  # scales follow the weights, and keep their type
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Any]:
@@ -158,7 +158,8 @@ def quantize(weight: Tensor) -> tuple[Tensor, Any]:
 def state_of(model: nn.Module, name: str) -> Any | None:
     """Give the `QuantState` of a parameter; None for one that is not quantised."""
     if _PACKED.search(name):
-        return model.get_submodule(name.removesuffix(".original"))[0].state
+        steps: Any = model.get_submodule(name.removesuffix(".original"))
+        return steps[0].state
     return getattr(model.get_parameter(name), "quant_state", None)
 
 
@@ -203,10 +204,10 @@ def _check_widths(model: nn.Module, names: frozenset[str]) -> None:
         )
 
 
-def _empty_linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
+def _empty_linear(layer: nn.Linear, dtype: torch.dtype) -> Any:
     from bitsandbytes.nn import Linear4bit
 
-    empty: nn.Module = Linear4bit(
+    empty = Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,

@@ -1,4 +1,4 @@
-"""Safetensors checkpoints, one file or many: what is in them is known before, and each weight is read when it is used."""
+"""Safetensors checkpoints of one file or many: headers are read first, and each weight when it is used."""
 
 import json
 from collections.abc import Mapping

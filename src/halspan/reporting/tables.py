@@ -1,10 +1,13 @@
 """What is shown on the screen: how much of a detector is trained, and how good it is."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from halspan.models.weights import StoredWeights
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
 _FIGURES = {"AUROC": "sentence.auroc", "char F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
@@ -22,6 +25,22 @@ def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
     total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
     for name, (trained, everything) in {**components, "all": total}.items():
         table.add_row(name, f"{trained:,}", f"{everything:,}", f"{trained / everything:.1%}" if everything else "")
+    return table
+
+
+def weights_table(weights: "Sequence[StoredWeights]") -> Table:
+    """Show what the frozen backbone takes.
+
+    Args:
+        weights: by component and type.
+    """
+    table = Table(title="Backbone weights", **PLAIN)
+    for column in ("component", "type", "weights", "MiB"):
+        table.add_column(column, justify="left" if column in ("component", "type") else "right")
+    for stored in weights:
+        table.add_row(stored.component, stored.dtype, f"{stored.n_weights:,}", f"{stored.n_bytes / 2**20:,.1f}")
+    n_weights, n_bytes = (sum(getattr(stored, name) for stored in weights) for name in ("n_weights", "n_bytes"))
+    table.add_row("all", "", f"{n_weights:,}", f"{n_bytes / 2**20:,.1f}")
     return table
 
 
