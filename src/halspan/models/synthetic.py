@@ -1,4 +1,4 @@
-"""Llama-4 checkpoints of random weights, in the widths of real ones and as few layers as are wanted, to measure with."""
+"""Llama-4 checkpoints of random weights, as wide as real ones and as deep as is wanted, to measure with."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ def save_random_llama4(
         save_file(shard, folder / name, {"format": "pt"})
         places |= dict.fromkeys(shard, name)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
-    return config  # type: ignore[no-any-return]  # transformers is untyped
+    return config
 
 
 def _shards(config: Llama4Config, dtype: torch.dtype, shard_bytes: int, seed: int) -> Iterator[dict[str, Tensor]]:
