@@ -25,7 +25,7 @@ from halspan.models.families import Family
 
 BLOCK = 64  # weights that share a scale
 _SCALES = 256  # scales that share a scale
-_CHUNK = 2**22  # weights quantised at once; the work takes about 20 bytes for each
+_CHUNK = 2**20  # weights quantised at once; the work takes about 20 bytes for each
 _METHOD = "halspan_nf4"
 
 _ROUTER = r".*\.(router|gate)"  # small, and what it decides is discrete
