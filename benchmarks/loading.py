@@ -72,8 +72,8 @@ def report() -> list[str]:
     return [
         f"`python benchmarks/loading.py` on {machine}, one thread: a Llama-4 of {TEXT['num_hidden_layers']} layers of "
         f"width {TEXT['hidden_size']:,} with {TEXT['num_local_experts']} experts, {sum(sizes) / MIB:,.0f} MiB in "
-        f"bfloat16, in {len(sizes)} shards of at most {sizes[-1] / MIB:,.0f} MiB. The peak is beyond what the process had "
-        "before it loaded.",
+        f"bfloat16, in {len(sizes)} shards of at most {sizes[-1] / MIB:,.0f} MiB. The peak is beyond what the process "
+        "had before it loaded.",
         "",
         "| way | weights once loaded, MiB | peak, MiB | weights and one shard, MiB | seconds |",
         "|---|---|---|---|---|",
