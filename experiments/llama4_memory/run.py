@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -44,11 +43,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         text = widths(arguments.divide, layers=arguments.layers, experts=arguments.experts)
         save_random_llama4(Path(name), text, dtype=torch.bfloat16, shard_bytes=SHARD)
-        device = "cuda" if is_gpu else "cpu"
-        before = peak_bytes(device)
         chosen = spec(name, arguments.targets)
         backbone = load_backbone(chosen)
-        loaded = peak_bytes(device)
+        loaded = torch.cuda.max_memory_allocated() if is_gpu else 0
         speed = train(backbone, chosen, tokens=arguments.tokens, steps=arguments.steps)
     where = torch.cuda.get_device_name() if is_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(
@@ -56,9 +53,11 @@ def main() -> None:
         f"{', '.join(arguments.targets)}, {arguments.tokens:,} tokens in a pass\n"
     )
     print("\n".join(component_table(backbone, arguments.layers)))
-    print(f"\nPeak in loading: {loaded / MIB:,.0f} MiB; in training: {peak_bytes(device) / MIB:,.0f} MiB", end="")
-    print("" if is_gpu else f", of which {before / MIB:,.0f} MiB the process had before")
-    print(f"Training: {speed:,.0f} tokens/s (median step of {arguments.steps})\n")
+    print(f"\nTraining: {speed:,.0f} tokens/s (median step of {arguments.steps})")
+    if is_gpu:
+        trained = torch.cuda.max_memory_allocated()
+        print(f"Most GPU memory in loading: {loaded / MIB:,.0f} MiB; in training: {trained / MIB:,.0f} MiB")
+    print()
     print("\n".join(scout_table(backbone)))
 
 
@@ -104,13 +103,6 @@ def train(backbone: Backbone, chosen: ModelSpec, *, tokens: int, steps: int) -> 
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return tokens / sorted(seconds)[steps // 2]
-
-
-def peak_bytes(device: str) -> int:
-    """Give the most memory that was in use so far: of the GPU, or of this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def component_table(backbone: Backbone, layers: int) -> Iterator[str]:
