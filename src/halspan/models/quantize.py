@@ -28,7 +28,7 @@ _SCALES = 256  # scales that share a scale
 _CHUNK = 2**20  # weights quantised at once; the work takes about 20 bytes for each
 _METHOD = "halspan_nf4"
 
-_ROUTER = r".*\.(router|gate)"  # small, and what it decides is discrete
+_ROUTER = r".*\.(router|gate)\.weight"  # small, and what it decides is discrete
 _PACKED = re.compile(r"parametrizations\.(\w+)\.original")
 
 
@@ -191,7 +191,8 @@ class _Quantize(ConversionOps):  # type: ignore[misc]  # transformers is untyped
 def _find_linears(model: Any, kept: list[str]) -> Iterator[str]:
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if type(module) is nn.Linear and module is not head and not any(re.fullmatch(part, name) for part in kept):
+        is_kept = any(re.fullmatch(part, f"{name}.weight") for part in kept)
+        if type(module) is nn.Linear and module is not head and not is_kept:
             yield name
 
 
