@@ -133,8 +133,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_plan(spec: "RunSpec") -> None:
     """Refuse what cannot fit, and LoRA targets that match nothing, before any data or weights are read."""
+    from halspan.models.inventory import gib
     from halspan.models.plan import make_plan
-    from halspan.models.remedies import find_devices, gib, require_room
+    from halspan.models.remedies import find_devices, require_room
 
     size = _pass_size(spec.trainer)
     plan = make_plan(spec.model, size)
@@ -153,11 +154,13 @@ def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncod
     from rich.console import Console
 
     from halspan.models.detector import build_detector
-    from halspan.reporting.tables import trainable_table
+    from halspan.models.inventory import take_inventory
+    from halspan.reporting.tables import trainable_table, weights_table
     from halspan.training.rundir import is_first_process
 
     detector, encoder = build_detector(spec.model, corpus.taxonomy)
     if is_first_process():
+        Console().print(weights_table(take_inventory(detector)))
         Console().print(trainable_table(detector.trainable_parameters_by_component()))
     return detector, encoder
 

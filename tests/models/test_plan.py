@@ -12,8 +12,9 @@ from halspan.core.errors import ModelError
 from halspan.models.activations import estimate_activations
 from halspan.models.detector import build_detector
 from halspan.models.families import family_of
-from halspan.models.inventory import nf4_bytes, take_inventory
+from halspan.models.inventory import take_inventory
 from halspan.models.plan import PassSize, make_plan
+from halspan.models.quantize import nf4_bytes
 from halspan.models.remedies import Device, combine_remedies, find_remedies, require_room
 from halspan.models.skeleton import Skeleton, build_skeleton, shipped_ids
 from halspan.models.spec import LoraSpec, ModelSpec
@@ -65,15 +66,22 @@ def test_the_inventory_of_shapes_is_that_of_the_loaded_detector(make_spec: MakeS
     spec = make_spec(dtype=dtype)
     loaded, _ = build_detector(spec, TAXONOMY)
     skeleton = build_skeleton(spec, n_types=len(TAXONOMY))
-    inventory = take_inventory(skeleton.detector, skeleton.family)
-    assert inventory == take_inventory(loaded, skeleton.family)
+    inventory = take_inventory(skeleton.detector)
+    assert inventory == take_inventory(loaded)
     tensors = [*loaded.parameters(), *loaded.buffers()]
     assert sum(part.bytes for part in inventory) == sum(tensor.nbytes for tensor in tensors)
 
 
+def test_the_inventory_in_4_bits_is_that_of_the_quantised_detector(make_llama4_spec: MakeSpec):
+    spec = make_llama4_spec(quantize="nf4", lora=adapters("language", "experts"))
+    loaded, _ = build_detector(spec, TAXONOMY)
+    skeleton = build_skeleton(spec, n_types=len(TAXONOMY))
+    assert take_inventory(skeleton.detector, quantise="linear layers and experts") == take_inventory(loaded)
+
+
 def test_the_components_of_the_tiny_llama4_are_counted_by_hand(make_llama4_spec: MakeSpec):
     skeleton = build_skeleton(make_llama4_spec(lora=adapters("language", "experts")), n_types=2)
-    parts = {part.component: part.parameters for part in take_inventory(skeleton.detector, skeleton.family)}
+    parts = {part.component: part.parameters for part in take_inventory(skeleton.detector)}
     matrix = 64 * 64
     assert parts["embeddings"] == parts["vocabulary head"] == 640 * 64
     assert parts["experts"] == 2 * 4 * 3 * 64 * 96  # layers, experts, matrices
@@ -96,7 +104,7 @@ def test_4_bit_takes_the_language_towers_matrices_and_the_experts(make_llama4_sp
     skeleton = build_skeleton(make_llama4_spec(), n_types=2)
 
     def in_4_bit(**options: Any) -> dict[str, int]:
-        inventory = take_inventory(skeleton.detector, skeleton.family, **options)
+        inventory = take_inventory(skeleton.detector, **options)
         return {part.component: part.parameters for part in inventory if part.dtype == "nf4"}
 
     linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from halspan.models.inventory import plain_path
+from halspan.models.components import plain_path
 from halspan.models.skeleton import Skeleton
 from halspan.models.spec import EXPERTS, ModelSpec
 

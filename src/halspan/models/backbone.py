@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
 from halspan.core.errors import ModelError
 from halspan.models.context import layer_kinds
 from halspan.models.families import FAMILIES, Family, family_of
+from halspan.models.inventory import check_quantised, measure
+from halspan.models.quantize import Nf4Config
+from halspan.models.shards import open_checkpoint
 from halspan.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -71,7 +74,10 @@ def _load(spec: ModelSpec) -> Backbone:
             f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
             "character offsets; save one beside the checkpoint"
         )
-    return Backbone(model=_load_weights(spec, family), processor=processor, family=family)
+    model = _load_weights(spec, config)
+    if spec.quantize is not None:
+        check_quantised(measure(model, family))
+    return Backbone(model=model, processor=processor, family=family)
 
 
 def _check_family(spec: ModelSpec, config: Any) -> Family:
@@ -80,7 +86,7 @@ def _check_family(spec: ModelSpec, config: Any) -> Family:
     Raises:
         ModelError: it is no model of images and text, or halspan has no masks for its layers.
     """
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
             f"model.backbone: {spec.backbone!r} is a {config.model_type!r} ({type(config).__name__}), which "
             "transformers' AutoModelForImageTextToText does not know: no model that reads an image and text; "
@@ -90,16 +96,17 @@ def _check_family(spec: ModelSpec, config: Any) -> Family:
     return family_of(config.model_type)
 
 
-def _load_weights(spec: ModelSpec, family: Family) -> Any:
+def _load_weights(spec: ModelSpec, config: Any) -> Any:
+    dtype = getattr(torch, spec.dtype)
     model, report = _read(
         spec,
-        lambda: AutoModelForImageTextToText.from_pretrained(
-            spec.backbone,
-            revision=spec.revision,
-            dtype=getattr(torch, spec.dtype),
+        lambda: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=open_checkpoint(spec.backbone, spec.revision),
+            dtype=dtype,
             attn_implementation=spec.attention,
-            quantization_config=_quantization(spec, family),
-            use_safetensors=True,
+            quantization_config=None if spec.quantize is None else Nf4Config(dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below
         ),
@@ -111,20 +118,9 @@ def _load_weights(spec: ModelSpec, family: Family) -> Any:
                 f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}; give the checkpoint that was saved from "
                 "this model class"
             )
+    model.config.name_or_path = spec.backbone
     logger.info("backbone: %s from %s", type(model).__name__, spec.backbone)
     return model.requires_grad_(False)
-
-
-def _quantization(spec: ModelSpec, family: Family) -> BitsAndBytesConfig | None:
-    if spec.quantize is None:
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=spec.quantize,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[family.vision, family.projector, "lm_head"],
-    )
 
 
 def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:

@@ -92,6 +92,9 @@ class SpanDetector(nn.Module):
         n_types: types of the taxonomy.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
 
+    Attributes:
+        family: where the backbone has its parts.
+
     Raises:
         ModelError: a LoRA target matches nothing.
     """
@@ -101,7 +104,7 @@ class SpanDetector(nn.Module):
     ) -> None:
         super().__init__()
         model, family = backbone.model, backbone.family
-        self._family = family
+        self.family = family
         self._dtype: torch.dtype = model.dtype
         self._decoded: Tensor | None = None
         self._kinds = layer_kinds(model.config.get_text_config())
@@ -153,13 +156,13 @@ class SpanDetector(nn.Module):
         is_mixed = torch.is_autocast_enabled(device)
         scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
-        blocks = torch.where(batch.segments == PROMPT, self._family.prompt_blocks(inputs, batch.segments), batch.blocks)
+        blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
         order = inputs["position_ids"]
         self._masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
         # autocast does what peft's own casting is for; both together cast back and forth (a tenth of the time)
         with disable_input_dtype_casting(self.backbone, active=is_mixed):
             self.backbone(
-                **self._family.complete(self._base_model(), inputs, batch.segments),
+                **self.family.complete(self._base_model(), inputs, batch.segments),
                 attention_mask=next(iter(self._masks.values())),  # spares making one; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
@@ -200,16 +203,17 @@ class SpanDetector(nn.Module):
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
             trained, total = counts.get(part, (0, 0))
-            counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+            size = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)  # 4-bit weights, two a byte
+            counts[part] = (trained + size * parameter.requires_grad, total + size)
         return counts
 
     def _part_of(self, name: str) -> str:
         if not name.startswith("backbone."):
             return name.split(".", 1)[0].replace("_", " ")
         path = name.removeprefix("backbone.").removeprefix("base_model.model.")
-        if re.fullmatch(self._family.projector, path):
+        if re.fullmatch(self.family.projector, path):
             return "projector"
-        return "vision tower" if re.fullmatch(self._family.vision, path) else "language tower"
+        return "vision tower" if re.fullmatch(self.family.vision, path) else "language tower"
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor

@@ -1,34 +1,34 @@
-"""What a detector's weights weigh, by component and dtype, as they are or as they would be in 4 bit."""
+"""What weights weigh, by component and dtype: as they are, or as they would be in 4 bits."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from halspan.models.detector import SpanDetector
+from halspan.core.errors import ModelError
+from halspan.models.components import COMPONENTS, component_of, plain_path, quantisable
 from halspan.models.families import Family
+from halspan.models.quantize import nf4_bytes, state_of
 
 NF4 = "nf4"
 
-_BLOCK = 64  # weights that share one scale
-_SCALES = 256  # scales that share one scale of their own
-
 Quantise = Literal["nothing", "linear layers", "linear layers and experts"]
-"""Which weights of the language tower are in 4 bit. A plain bitsandbytes load stops at the linear layers."""
+"""Which weights of the language tower are in 4 bits. A plain bitsandbytes load stops at the linear layers."""
+
+_MOST_UNQUANTISED = 0.02  # of the language tower's weights; norms and router are far below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """The weights of one component in one dtype.
+    """A parameter, or several of one component and dtype together.
 
     Attributes:
-        component: embeddings, language tower, experts, vision tower, projector, vocabulary head, adapters or heads.
+        component: one of `COMPONENTS`.
         dtype: as torch names it, or `nf4`.
-        parameters: how many numbers; buffers count too.
-        bytes: what they take.
+        parameters: how many numbers they stand for; buffers count too.
+        bytes: what they take, scales of 4-bit blocks included.
     """
 
     component: str
@@ -37,87 +37,93 @@ class Weights:
     bytes: int
 
 
-_ORDER = (
-    "embeddings",
-    "language tower",
-    "experts",
-    "vision tower",
-    "projector",
-    "vocabulary head",
-    "adapters",
-    "heads",
-)
-
-
-def take_inventory(detector: SpanDetector, family: Family, *, quantise: Quantise = "nothing") -> list[Weights]:
+def take_inventory(detector: Any, *, quantise: Quantise = "nothing") -> list[Weights]:
     """Add up a detector's weights by component and dtype.
 
     Args:
-        detector: loaded or without memory.
-        family: of its backbone.
-        quantise: what to count as if it were in 4 bit.
+        detector: a `SpanDetector`, loaded or without memory.
+        quantise: what to count as if it were in 4 bits.
     """
-    in_4_bit = set() if quantise == "nothing" else quantisable(detector, family, experts=quantise != "linear layers")
+    experts = quantise == "linear layers and experts"
+    in_4_bit = set() if quantise == "nothing" else quantisable(detector.backbone, detector.family, experts=experts)
+    backbone = measure(detector.backbone, detector.family, in_4_bit=in_4_bit).values()
+    heads = (_as_it_is(p, "heads") for name, p in detector.named_parameters() if not name.startswith("backbone."))
+    return add_up(chain(backbone, heads))
+
+
+def measure(model: Any, family: Family, *, in_4_bit: Collection[str] = ()) -> dict[str, Weights]:
+    """Measure every parameter and buffer of a backbone, by the path that it had at first; shared ones once.
+
+    Args:
+        model: adapted or not, loaded or without memory.
+        family: where its parts are.
+        in_4_bit: paths to count as if they were in 4 bits.
+    """
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    measured = {}
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        path = plain_path(name)
+        component = component_of(path, family)
+        if tensor is embeddings or tensor is head:
+            component = "embeddings" if tensor is embeddings else "vocabulary head"
+        if component == "adapters":
+            measured[name] = _as_it_is(
+                tensor, component
+            )  # peft nests several on one module: paths do not tell them apart
+        elif path in in_4_bit:
+            n = tensor.numel()
+            measured[path] = Weights(component=component, dtype=NF4, parameters=n, bytes=nf4_bytes(n))
+        elif (state := state_of(model, name)) is not None:
+            measured[path] = _quantised(tensor, state, component)
+        else:
+            measured[path] = _as_it_is(tensor, component)
+    return measured
+
+
+def add_up(parts: Iterable[Weights]) -> list[Weights]:
+    """Add up what has the same component and dtype, in the order of `COMPONENTS`, the largest dtype first."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for name, component, tensor in components(detector, family):
-        is_in_4_bit = name in in_4_bit
-        key = component, NF4 if is_in_4_bit else str(tensor.dtype).removeprefix("torch.")
-        n, size = sums.get(key, (0, 0))
-        bytes_ = nf4_bytes(tensor.numel()) if is_in_4_bit else tensor.numel() * tensor.element_size()
-        sums[key] = n + tensor.numel(), size + bytes_
-    ordered = sorted(sums.items(), key=lambda item: (_ORDER.index(item[0][0]), -item[1][1]))
+    for part in parts:
+        n, size = sums.get((part.component, part.dtype), (0, 0))
+        sums[part.component, part.dtype] = n + part.parameters, size + part.bytes
+    ordered = sorted(sums.items(), key=lambda item: (COMPONENTS.index(item[0][0]), -item[1][1]))
     return [
         Weights(component=component, dtype=dtype, parameters=n, bytes=size) for (component, dtype), (n, size) in ordered
     ]
 
 
-def components(detector: SpanDetector, family: Family) -> Iterator[tuple[str, str, Tensor]]:
-    """Give every parameter and buffer once: its name, its component, and the tensor."""
-    backbone = detector.backbone
-    embeddings, head = backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight
-    for name, tensor in chain(detector.named_parameters(), detector.named_buffers()):
-        if tensor is embeddings or tensor is head:
-            yield name, "embeddings" if tensor is embeddings else "vocabulary head", tensor
-        else:
-            yield name, component_of(name, family), tensor
+def check_quantised(weights: Mapping[str, Weights]) -> None:
+    """Require that the language tower, embeddings aside, is in 4 bits; norms and router may stay as they are.
 
+    Args:
+        weights: of a backbone, by path.
 
-def component_of(name: str, family: Family) -> str:
-    """Name the component that a parameter's name tells; for embeddings and vocabulary head see `components`."""
-    if not name.startswith("backbone."):
-        return "heads"
-    if ".lora_" in name:
-        return "adapters"
-    path = plain_path(name)
-    patterns = {"projector": family.projector, "vision tower": family.vision, "experts": family.experts}
-    found = (part for part, pattern in patterns.items() if pattern is not None and re.fullmatch(pattern, path))
-    return next(found, "language tower")
-
-
-def plain_path(name: str) -> str:
-    """Give a parameter's or module's path in the backbone, as it was before adapters came."""
-    path = name.removeprefix("backbone.").removeprefix("base_model.model.")
-    return path.replace(".base_layer", "")
-
-
-def quantisable(detector: SpanDetector, family: Family, *, experts: bool = True) -> set[str]:
-    """Name the parameters that 4 bit applies to: matrices of the language tower's linear layers, and routed experts.
-
-    Routers, norms, embeddings, the vocabulary head, the vision tower and the projector stay as they are stored.
+    Raises:
+        ModelError: more than 2 % of its weights are not; names the largest.
     """
-    linear = {f"{name}.weight" for name, module in detector.named_modules() if type(module) is nn.Linear}
-    return {
-        name
-        for name, component, _ in components(detector, family)
-        if (component == "language tower" and name in linear) or (experts and component == "experts")
-    }
+    tower = {path: part for path, part in weights.items() if part.component in ("language tower", "experts")}
+    plain = sorted((part.parameters, path) for path, part in tower.items() if part.dtype != NF4)
+    share = sum(n for n, _ in plain) / max(1, sum(part.parameters for part in tower.values()))
+    if share > _MOST_UNQUANTISED:
+        largest = ", ".join(f"{path} ({n:,} weights)" for n, path in reversed(plain[-3:]))
+        raise ModelError(
+            f"model.quantize: nf4 left {share:.1%} of the language tower's weights in 16 or 32 bits, more than "
+            f"{_MOST_UNQUANTISED:.0%}; the largest: {largest}; name them in the family's `experts` "
+            "(halspan/models/families.py), or set model.quantize=null"
+        )
 
 
-def nf4_bytes(n: int) -> int:
-    """Give the bytes of `n` weights in NF4 with double quantisation.
+def gib(n_bytes: int) -> str:
+    """Write bytes as GiB, or as MiB where there are few."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
-    4 bits a weight, 8 bits a block of 64 for its scale, and for 256 such scales one in 32 bits (Dettmers et al. 2023,
-    arXiv 2305.14314, section 3); in 32 bits too, the mean of the scales and the tables of what 4 and 8 bits mean.
-    """
-    n_blocks = -(-n // _BLOCK)
-    return -(-n // 2) + n_blocks + 4 * (-(-n_blocks // _SCALES) + 1 + 2**4 + 2**8)
+
+def _quantised(packed: Tensor, state: Any, component: str) -> Weights:
+    scales = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+    size = packed.nbytes + sum(tensor.nbytes for tensor in scales)
+    return Weights(component=component, dtype=NF4, parameters=state.shape.numel(), bytes=size)
+
+
+def _as_it_is(tensor: Tensor, component: str) -> Weights:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Weights(component=component, dtype=dtype, parameters=tensor.numel(), bytes=tensor.nbytes)

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from peft.tuners.lora.layer import _LoraParameterProxy
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from typing_extensions import override
 
 from halspan.core.errors import ModelError
+from halspan.models.components import plain_path
 from halspan.models.families import Family
+from halspan.models.quantize import Dequantize
 from halspan.models.spec import EXPERTS, LoraSpec
 
 
@@ -28,6 +33,12 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         ModelError: a target matches nothing, or is no regular expression.
     """
     layers, experts = find_targets(model, family, spec.targets)
+    for path in experts:
+        # peft nests adapters in the order of parameters, and of quantised ones by name: let the two be the same
+        owner = model.get_submodule(path.rpartition(".")[0])
+        owner._parameters = dict(sorted(owner._parameters.items()))
+        if is_parametrized(owner):
+            owner.register_forward_pre_hook(_make_removable)
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,
@@ -72,7 +83,7 @@ def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tu
 
 
 def _find_experts(model: nn.Module, family: Family) -> list[str]:
-    parameters = [name for name, _ in model.named_parameters()]
+    parameters = [plain_path(name) for name, _ in model.named_parameters()]
     experts = [name for name in parameters if family.experts is not None and re.fullmatch(family.experts, name)]
     if not experts:
         raise ModelError(
@@ -80,6 +91,30 @@ def _find_experts(model: nn.Module, family: Family) -> list[str]:
             f"that halspan knows of; names: {', '.join(family.layers)}"
         )
     return experts
+
+
+class _Removable(_LoraParameterProxy):  # type: ignore[misc]  # peft is untyped
+    """An adapter on quantised weights that peft takes off again after the forward pass.
+
+    peft 0.21 puts adapters on as one class and looks for another when it takes them off, so that on weights with
+    a parametrization of their own they would pile up.
+    """
+
+    def __init__(self, adapter: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self._adapter = adapter
+
+    @override
+    def forward(self, weight: Tensor) -> Tensor:
+        adapted: Tensor = self._adapter(weight)
+        return adapted
+
+
+def _make_removable(owner: Any, _inputs: Any) -> None:
+    for steps in owner.parametrizations.values():
+        for place, step in enumerate(steps):
+            if not isinstance(step, Dequantize | _LoraParameterProxy):
+                steps[place] = _Removable(step)
 
 
 def _compile(pattern: str, target: str) -> re.Pattern[str]:

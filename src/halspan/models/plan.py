@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from halspan.core.taxonomy import HALLUCINATION_TYPES
 from halspan.models.activations import Activations, PassSize, estimate_activations
-from halspan.models.inventory import Quantise, Weights, components, plain_path, quantisable, take_inventory
+from halspan.models.components import quantisable
+from halspan.models.inventory import Quantise, Weights, measure, take_inventory
 from halspan.models.skeleton import Skeleton, build_skeleton
 from halspan.models.spec import ModelSpec
 
@@ -91,7 +92,7 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
     skeleton = _build(spec) if again is None else again.skeleton
     quantise: Quantise = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
     return Plan(
-        weights=tuple(take_inventory(skeleton.detector, skeleton.family, quantise=quantise)),
+        weights=tuple(take_inventory(skeleton.detector, quantise=quantise)),
         naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
         trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
         activations=estimate_activations(skeleton, spec, size),
@@ -102,16 +103,14 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
 
 
 def _build(spec: ModelSpec) -> Skeleton:
-    return build_skeleton(
-        spec, n_types=len(HALLUCINATION_TYPES)
-    )  # a corpus may have others; they hardly weigh anything
+    return build_skeleton(spec, n_types=len(HALLUCINATION_TYPES))  # a corpus may have others: a few numbers
 
 
 def _naive_weights(skeleton: Skeleton) -> tuple[Weights, ...]:
     """List the weights in 16 bit, but for the linear layers of the language tower, which are in 4."""
     in_16_bit = replace(skeleton.spec, dtype="bfloat16")
     naive = skeleton if skeleton.suits(in_16_bit) else _build(in_16_bit)
-    return tuple(take_inventory(naive.detector, naive.family, quantise="linear layers"))
+    return tuple(take_inventory(naive.detector, quantise="linear layers"))
 
 
 def _frozen(weights: tuple[Weights, ...]) -> int:
@@ -120,10 +119,10 @@ def _frozen(weights: tuple[Weights, ...]) -> int:
 
 def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
     """Give the bytes of the largest 4-bit weights that are in 16 bits at the same time."""
-    names = quantisable(skeleton.detector, skeleton.family, experts=experts)
+    backbone, family = skeleton.detector.backbone, skeleton.family
+    paths = quantisable(backbone, family, experts=experts)
     together: dict[str, int] = defaultdict(int)
-    for name, _, tensor in components(skeleton.detector, skeleton.family):
-        if name in names:
-            module = plain_path(name).rpartition(".")[0]  # the experts of a layer are parameters of one module
-            together[module] += 2 * tensor.numel()
+    for path, weights in measure(backbone, family).items():
+        if path in paths:
+            together[path.rpartition(".")[0]] += 2 * weights.parameters  # a layer's experts are in one module
     return max(together.values(), default=0)

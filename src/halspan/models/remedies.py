@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from halspan.core.errors import ModelError
+from halspan.models.inventory import gib
 from halspan.models.plan import PassSize, Plan, make_plan
 from halspan.models.spec import EXPERTS, LoraSpec, ModelSpec
 
@@ -97,11 +98,6 @@ def require_room(spec: ModelSpec, size: PassSize, plan: Plan, devices: Sequence[
         raise ModelError(f"{needs}; it fits ({gib(smaller.peak)}) with: {' '.join(keys)}; plan=true shows all of it")
     tried = f"even {' '.join(keys)} is not enough" if keys else "no key makes it smaller"
     raise ModelError(f"{needs}; {tried}: take a smaller model or a larger device; plan=true shows all of it")
-
-
-def gib(n_bytes: int) -> str:
-    """Write bytes as GiB, or as MiB where there are few."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 
 def _gpu(number: int) -> Device:

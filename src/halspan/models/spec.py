@@ -69,7 +69,8 @@ class ModelSpec:
             has a row of its own. Changes speed and memory, no result.
         dtype: of the frozen weights.
         attention: implementation in transformers.
-        quantize: `nf4` loads the language tower's linear layers in 4 bit (bitsandbytes); None as stored.
+        quantize: `nf4` keeps the language tower in 4 bits, routed experts included, and computes in `dtype`; None
+            keeps all weights in `dtype`.
         image: settings of the image processor that differ from the checkpoint's, such as its size; the names are
             those of the family's image processor in transformers.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed: less

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from halspan.models.inventory import gib
 from halspan.models.plan import Plan
-from halspan.models.remedies import Device, Remedy, gib
-from halspan.reporting.tables import PLAIN
+from halspan.models.remedies import Device, Remedy
+from halspan.reporting.tables import PLAIN, weights_table
 
 
 def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[Table | str]:
@@ -17,23 +18,12 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
         devices: that there are; none where there is none of the kind asked for.
         remedies: for a plan that does not fit.
     """
-    parts: list[Table | str] = [weights_table(plan), "", memory_table(plan), ""]
+    parts: list[Table | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
     if devices:
         parts.append(devices_table(plan, devices))
     else:
         parts.append(f"It does not fit here: no GPU is visible. It needs one with {gib(plan.peak)} free.")
     return [*parts, "", remedies_table(remedies)] if remedies else parts
-
-
-def weights_table(plan: Plan) -> Table:
-    """Show parameters and bytes by component and dtype."""
-    table = _table("Weights", "component", "dtype", "parameters", "size")
-    for part in plan.weights:
-        table.add_row(part.component, part.dtype, f"{part.parameters:,}", gib(part.bytes))
-    table.add_section()
-    total = plan.frozen + plan.trained
-    table.add_row("all", "", f"{sum(part.parameters for part in plan.weights):,}", gib(total), style="bold")
-    return table
 
 
 def memory_table(plan: Plan) -> Table:
@@ -75,5 +65,5 @@ def remedies_table(remedies: Sequence[Remedy]) -> Table:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, **PLAIN)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("", "component", "dtype", "device", "key") else "right")
+        table.add_column(column, justify="left" if column in ("", "device", "key") else "right")
     return table

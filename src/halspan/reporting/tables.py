@@ -1,10 +1,12 @@
 """What is shown on the screen: how much of a detector is trained, and how good it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
+
+from halspan.models.inventory import Weights, gib
 
 PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
 _FIGURES = {"AUROC": "sentence.auroc", "char F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
@@ -22,6 +24,19 @@ def trainable_table(components: Mapping[str, tuple[int, int]]) -> Table:
     total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
     for name, (trained, everything) in {**components, "all": total}.items():
         table.add_row(name, f"{trained:,}", f"{everything:,}", f"{trained / everything:.1%}" if everything else "")
+    return table
+
+
+def weights_table(weights: Sequence[Weights]) -> Table:
+    """Show parameters and bytes by component and dtype, and altogether."""
+    table = Table(title="Weights", **PLAIN)
+    for column in ("component", "dtype", "parameters", "size"):
+        table.add_column(column, justify="left" if column in ("component", "dtype") else "right")
+    for part in weights:
+        table.add_row(part.component, part.dtype, f"{part.parameters:,}", gib(part.bytes))
+    table.add_section()
+    n, size = sum(part.parameters for part in weights), sum(part.bytes for part in weights)
+    table.add_row("all", "", f"{n:,}", gib(size), style="bold")
     return table
 
 
