@@ -213,7 +213,7 @@ def _empty_linear(layer: nn.Linear, dtype: torch.dtype) -> Any:
     if layer.bias is not None:
         empty.bias = layer.bias
     # On some CPUs bitsandbytes repacks the weights in evaluation for a kernel that rounds to bfloat16 and has no
-    # backward: training that goes on after a validation would lose its gradients without a word.
+    # backward: training that goes on after a validation would lose its gradients, with no more than a warning.
     empty.support_avx512bf16_for_cpu = False
     return empty.requires_grad_(False)
 
