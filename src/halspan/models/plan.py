@@ -40,11 +40,6 @@ class Plan:
     skeleton: Skeleton
 
     @property
-    def parameters(self) -> int:
-        """Parameters of the backbone, which are frozen."""
-        return sum(part.parameters for part in self.weights if part.component not in _TRAINED)
-
-    @property
     def frozen(self) -> int:
         """Bytes of the backbone."""
         return _frozen(self.weights)
