@@ -12,6 +12,7 @@ from halspan.models.spec import ModelSpec
 __all__ = ["PassSize", "Plan", "make_plan"]
 
 _TRAINED = ("adapters", "heads")
+_WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
 _MOMENTS = 2  # of AdamW, in the dtype of the weight
 
 
@@ -25,8 +26,8 @@ class Plan:
             experts are no linear layers and stay in 16 bits.
         trained: adapters and heads; their gradients take as much again, and AdamW's two moments twice as much.
         activations: of one pass.
-        dequantised: weights that are in 4 bit, while an operation reads them in 16: all experts of one layer, or the
-            largest linear layer.
+        dequantised: weights that are in 4 bit, while an operation reads them in `model.dtype`: all experts of one
+            layer, or the largest linear layer.
         naive_dequantised: the same for the plain load.
         skeleton: what was counted.
     """
@@ -90,8 +91,8 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
         naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
         trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
         activations=estimate_activations(skeleton, spec, size),
-        dequantised=_dequantised(skeleton, experts=True) if spec.quantize == "nf4" else 0,
-        naive_dequantised=_dequantised(skeleton, experts=False),
+        dequantised=_dequantised(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
+        naive_dequantised=_dequantised(skeleton, experts=False) * _WIDTHS["bfloat16"],
         skeleton=skeleton,
     )
 
@@ -114,11 +115,11 @@ def _frozen(weights: tuple[Weights, ...]) -> int:
 
 
 def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
-    """Give the bytes of the largest 4-bit weights that are in 16 bits at the same time."""
+    """Count the largest 4-bit weights that are dequantised at the same time."""
     names = quantisable(skeleton.detector, skeleton.family, experts=experts)
     together: dict[str, int] = defaultdict(int)
     for name, _, tensor in components(skeleton.detector, skeleton.family):
         if name in names:
             module = plain_path(name).rpartition(".")[0]  # the experts of a layer are parameters of one module
-            together[module] += 2 * tensor.numel()
+            together[module] += tensor.numel()
     return max(together.values(), default=0)
