@@ -245,7 +245,7 @@ def test_lora_targets_are_checked_without_weights(make_llava_spec: MakeSpec):
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("nobody/nothing", f"no folder, and as a hub id cannot be read.*a plan needs no download for: .*{SCOUT}"),
+        ("nobody/nothing", "no folder, and as a hub id cannot be read.*download the hub id once"),
         ("builtin:llama5", "'builtin:llama5' is not built in; what is: builtin:llama4-tiny"),
     ],
 )
@@ -257,5 +257,5 @@ def test_a_configuration_that_is_nowhere_is_an_error(make_llava_spec: MakeSpec, 
 
 def test_a_text_model_is_an_error(make_llava_spec: MakeSpec, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
-    with pytest.raises(ModelError, match="cannot be built: Unrecognized configuration class"):
+    with pytest.raises(ModelError, match="AutoModelForImageTextToText does not know"):
         build_skeleton(make_llava_spec(backbone=str(tmp_path)), n_types=2)

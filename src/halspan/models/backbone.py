@@ -49,10 +49,8 @@ def load_backbone(spec: ModelSpec) -> Backbone:
         ModelError: there is no checkpoint, it cannot be read, the model and the checkpoint do not have exactly the
             same weights, or the tokenizer gives no character offsets.
     """
-    if not spec.backbone.startswith(_BUILTIN):
-        return _load(spec)
     if spec.backbone != TINY_LLAMA4:
-        raise ModelError(f"model.backbone: {spec.backbone!r} is not built in; what is: {TINY_LLAMA4}")
+        return _load(spec)
     from halspan.models.tiny import save_tiny_llama4
 
     with TemporaryDirectory() as folder:
@@ -60,27 +58,23 @@ def load_backbone(spec: ModelSpec) -> Backbone:
         return _load(replace(spec, backbone=folder))
 
 
-def _load(spec: ModelSpec) -> Backbone:
+def read_config(spec: ModelSpec) -> Any:
+    """Read the transformers configuration of a folder or hub id.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if spec.backbone.startswith(_BUILTIN):
+        raise ModelError(f"model.backbone: {spec.backbone!r} is not built in; what is: {TINY_LLAMA4}")
     if Path(spec.backbone).is_dir() and not Path(spec.backbone, "config.json").is_file():
         raise ModelError(
             f"model.backbone: the folder {spec.backbone!r} has no config.json, so it holds no checkpoint; "
             "give a folder that save_pretrained wrote, or a hub id"
         )
-    config = _read(spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision))
-    family = _check_family(spec, config)
-    processor = _read(spec, lambda: family.load_processor(spec.backbone, spec.revision))
-    if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
-        raise ModelError(
-            f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
-            "character offsets; save one beside the checkpoint"
-        )
-    model = _load_weights(spec, config)
-    if spec.quantize is not None:
-        check_quantised(measure(model, family))
-    return Backbone(model=model, processor=processor, family=family)
+    return _read(spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision))
 
 
-def _check_family(spec: ModelSpec, config: Any) -> Family:
+def find_family(spec: ModelSpec, config: Any) -> Family:
     """Find the family of a configuration that detectors can be built on.
 
     Raises:
@@ -94,6 +88,21 @@ def _check_family(spec: ModelSpec, config: Any) -> Family:
         )
     layer_kinds(config.get_text_config())
     return family_of(config.model_type)
+
+
+def _load(spec: ModelSpec) -> Backbone:
+    config = read_config(spec)
+    family = find_family(spec, config)
+    processor = _read(spec, lambda: family.load_processor(spec.backbone, spec.revision))
+    if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
+        raise ModelError(
+            f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
+            "character offsets; save one beside the checkpoint"
+        )
+    model = _load_weights(spec, config)
+    if spec.quantize is not None:
+        check_quantised(measure(model, family))
+    return Backbone(model=model, processor=processor, family=family)
 
 
 def _load_weights(spec: ModelSpec, config: Any) -> Any:

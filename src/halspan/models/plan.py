@@ -13,6 +13,7 @@ from halspan.models.spec import ModelSpec
 __all__ = ["PassSize", "Plan", "make_plan"]
 
 _TRAINED = ("adapters", "heads")
+_WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
 _MOMENTS = 2  # of AdamW, in the dtype of the weight
 
 
@@ -26,8 +27,8 @@ class Plan:
             experts are no linear layers and stay in 16 bits.
         trained: adapters and heads; their gradients take as much again, and AdamW's two moments twice as much.
         activations: of one pass.
-        dequantised: weights that are in 4 bit, while an operation reads them in 16: all experts of one layer, or the
-            largest linear layer.
+        dequantised: weights that are in 4 bit, while an operation reads them in `model.dtype`: all experts of one
+            layer, or the largest linear layer.
         naive_dequantised: the same for the plain load.
         skeleton: what was counted.
     """
@@ -39,11 +40,6 @@ class Plan:
     dequantised: int
     naive_dequantised: int
     skeleton: Skeleton
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the backbone, which are frozen."""
-        return sum(part.parameters for part in self.weights if part.component not in _TRAINED)
 
     @property
     def frozen(self) -> int:
@@ -96,8 +92,8 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
         naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
         trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
         activations=estimate_activations(skeleton, spec, size),
-        dequantised=_dequantised(skeleton, experts=True) if spec.quantize == "nf4" else 0,
-        naive_dequantised=_dequantised(skeleton, experts=False),
+        dequantised=_dequantised(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
+        naive_dequantised=_dequantised(skeleton, experts=False) * _WIDTHS["bfloat16"],
         skeleton=skeleton,
     )
 
@@ -118,11 +114,11 @@ def _frozen(weights: tuple[Weights, ...]) -> int:
 
 
 def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
-    """Give the bytes of the largest 4-bit weights that are in 16 bits at the same time."""
+    """Count the largest 4-bit weights that are dequantised at the same time."""
     backbone, family = skeleton.detector.backbone, skeleton.family
     paths = quantisable(backbone, family, experts=experts)
     together: dict[str, int] = defaultdict(int)
     for path, weights in measure(backbone, family).items():
         if path in paths:
-            together[path.rpartition(".")[0]] += 2 * weights.parameters  # a layer's experts are in one module
+            together[path.rpartition(".")[0]] += weights.parameters  # a layer's experts are in one module
     return max(together.values(), default=0)

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from halspan.core.errors import ModelError
-from halspan.models.backbone import TINY_LLAMA4, Backbone
+from halspan.models.backbone import TINY_LLAMA4, Backbone, find_family, read_config
 from halspan.models.detector import SpanDetector
-from halspan.models.families import Family, family_of
+from halspan.models.families import Family
 from halspan.models.spec import ModelSpec
+from halspan.models.tiny import tiny_llama4_config
 
 _SHIPPED = Path(__file__).parent / "configurations"  # one file for each hub id, `/` written as `--`
-_BUILTIN = "builtin:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,63 +53,28 @@ def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
     Raises:
         ModelError: there is no such backbone, it is no vision-language model, or a LoRA target matches nothing.
     """
-    config = read_configuration(spec)
+    config = _configuration(spec)
+    family = find_family(spec, config)
     with torch.device("meta"):
-        try:
-            model = AutoModelForImageTextToText.from_config(
-                config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention
-            )
-        except ValueError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"model.backbone: {spec.backbone!r} cannot be built: {reason}") from error
-        family = family_of(config.model_type)
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention
+        )
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
         backbone = Backbone(model=model.requires_grad_(False), processor=None, family=family)
         detector = SpanDetector(backbone, lora=spec.lora, n_types=n_types)
     return Skeleton(spec=spec, detector=detector, family=family, config=config, decoder=decoder)
 
 
-def read_configuration(spec: ModelSpec) -> Any:
-    """Read the transformers configuration of the backbone that a spec names.
-
-    A folder's own, the built-in one, one that comes with halspan (which needs no network), or the hub's.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    if spec.backbone.startswith(_BUILTIN):
-        return _built(spec.backbone)
-    folder = Path(spec.backbone)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"model.backbone: the folder {spec.backbone!r} has no config.json, so it holds no checkpoint; "
-            "give a folder that save_pretrained wrote, or a hub id"
-        )
+def _configuration(spec: ModelSpec) -> Any:
+    """Give the built-in configuration, one that comes with halspan, which needs no network, a folder's or the hub's."""
+    if spec.backbone == TINY_LLAMA4:
+        return tiny_llama4_config()
     shipped = _SHIPPED / f"{spec.backbone.replace('/', '--')}.json"
-    source, revision = (shipped, None) if not folder.is_dir() and shipped.is_file() else (spec.backbone, spec.revision)
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if folder.is_dir():
-            raise ModelError(
-                f"model.backbone: {spec.backbone!r}: the folder cannot be read: {reason}; repair or replace it"
-            ) from error
-        raise ModelError(
-            f"model.backbone: {spec.backbone!r}: no folder, and as a hub id cannot be read: {reason}; give a folder "
-            "that exists, or download the hub id once where there is a network (`hf download`, HF_HUB_OFFLINE unset); "
-            f"a plan needs no download for: {', '.join(shipped_ids())}"
-        ) from error
+    if shipped.is_file() and not Path(spec.backbone).is_dir():
+        return AutoConfig.from_pretrained(shipped)
+    return read_config(spec)
 
 
 def shipped_ids() -> list[str]:
     """List the hub ids whose configuration comes with halspan."""
     return sorted(file.stem.replace("--", "/") for file in _SHIPPED.glob("*.json"))
-
-
-def _built(name: str) -> Any:
-    from halspan.models.tiny import tiny_llama4_config
-
-    if name != TINY_LLAMA4:
-        raise ModelError(f"model.backbone: {name!r} is not built in; what is: {TINY_LLAMA4}")
-    return tiny_llama4_config()

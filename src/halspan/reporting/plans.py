@@ -37,7 +37,7 @@ def memory_table(plan: Plan) -> Table:
         "activations that are kept": (plan.activations.kept, plan.activations.kept),
         "activations of the heads": (plan.activations.heads, plan.activations.heads),
         "gradients of one layer's activations": (plan.activations.gradients, plan.activations.gradients),
-        "4-bit weights while in 16 bit": (plan.dequantised, plan.naive_dequantised),
+        "4-bit weights while dequantised": (plan.dequantised, plan.naive_dequantised),
     }
     for name, (here, naive) in rows.items():
         table.add_row(name, gib(here), gib(naive))
