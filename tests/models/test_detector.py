@@ -12,7 +12,7 @@ from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import Logits, combine, loss_terms
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.encoding import Batch, RowEncoder
-from halspan.models.spec import ModelSpec
+from halspan.models.spec import LoraSpec, ModelSpec
 
 CONTEXTS = ["causal", "echo", "bidirectional", "bidirectional_sentence"]
 CAPTIONS = tuple(map(make_caption, TEXTS))
@@ -212,10 +212,20 @@ def test_trained_weights_of_another_detector_are_an_error(make_llava_spec: MakeS
         other.load_trainable_state_dict(more_types.trainable_state_dict())
 
 
+def test_adapters_of_experts_count_with_the_experts(make_llama4_spec: MakeSpec):
+    lora = LoraSpec(r=2, alpha=4, dropout=0.0, targets=["experts"], rslora=True)
+    counts = build(make_llama4_spec(lora=lora))[0].trainable_parameters_by_component()
+    assert counts["experts"][0] == 2 * 2 * 4 * (64 + 192 + 96 + 64)  # layers, rank, experts; gate_up and down
+    assert counts["language tower"][0] == 0
+
+
 def test_parameters_are_counted_by_component(make_spec: MakeSpec):
     detector, _ = build(make_spec())
     counts = detector.trainable_parameters_by_component()
-    assert list(counts) == ["vision tower", "projector", "language tower", "token head", "sentence head"]
+    assert [part for part in counts if part != "experts"] == [
+        "vision tower", "projector", "language tower", "token head", "sentence head"
+    ]  # fmt: skip
+    assert counts.get("experts") == ((0, 2 * 4 * 3 * 64 * 96) if detector.family.experts else None)
     assert counts["vision tower"][0] == counts["projector"][0] == 0
     assert counts["token head"] == (2 * 2 * 64 + 129 + 2 * 129,) * 2  # two norms, hallucinated, two types
     assert counts["sentence head"] == (2 * 64 + 65 + 66,) * 2  # norm, attention, state and strongest token

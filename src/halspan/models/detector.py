@@ -3,7 +3,6 @@
 Axes: `token` (caption tokens of a whole batch), `hidden`, `row` and `position` of the backbone's input.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbone import Backbone, load_backbone
 from halspan.models.batch import Batch, collate
+from halspan.models.components import component_of, plain_path
 from halspan.models.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.encoding import RowEncoder
 from halspan.models.families import DEFAULT, FAMILIES
@@ -109,6 +109,8 @@ class SpanDetector(nn.Module):
         self._decoded: Tensor | None = None
         self._kinds = layer_kinds(model.config.get_text_config())
         self._masks: dict[str, Tensor] = {}
+        paths = (plain_path(name) for name, _ in model.named_parameters())
+        self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
         decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
         decoder.register_forward_pre_hook(self._give_masks, with_kwargs=True)
         decoder.register_forward_hook(self._keep_states)
@@ -198,7 +200,7 @@ class SpanDetector(nn.Module):
         self.load_state_dict(state, strict=False)
 
     def trainable_parameters_by_component(self) -> dict[str, tuple[int, int]]:
-        """Count the parameters of vision tower, projector, language tower and heads: (trained, all)."""
+        """Count the parameters of each component, its adapters included, and of the heads: (trained, all)."""
         counts: dict[str, tuple[int, int]] = {}
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
@@ -210,10 +212,10 @@ class SpanDetector(nn.Module):
     def _part_of(self, name: str) -> str:
         if not name.startswith("backbone."):
             return name.split(".", 1)[0].replace("_", " ")
-        path = name.removeprefix("backbone.").removeprefix("base_model.model.")
-        if re.fullmatch(self.family.projector, path):
-            return "projector"
-        return "vision tower" if re.fullmatch(self.family.vision, path) else "language tower"
+        path, *adapter = plain_path(name.removeprefix("backbone.")).split(".lora_")
+        if not adapter:
+            return component_of(path, self.family)
+        return "experts" if path in self._expert_modules else component_of(f"{path}.weight", self.family)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor

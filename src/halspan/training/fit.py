@@ -1,6 +1,7 @@
 """Training a detector from its rows to `best.ckpt`: the Lightning parts put together."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def seed_process(spec: TrainerSpec, seed: int) -> None:
-    """Seed every random generator of this process and pin its threads."""
+    """Seed every random generator of this process, pin its threads and, where GPUs train, take its own."""
+    if spec.accelerator == "gpu":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # 4-bit weights are put on it as they are read
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     pl.seed_everything(seed, verbose=False)
