@@ -310,7 +310,7 @@ def test_without_its_row_a_family_that_wants_more_is_an_error_that_says_what_to_
         build(name)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision", "smolvlm"])
 def test_a_video_processor_beside_the_checkpoint_is_left_alone(name, tmp_path):
     folder = shutil.copytree(saved(name), tmp_path / name)
     video = {"video_processor_type": "Qwen3VLVideoProcessor"}  # which needs torchvision
