@@ -18,6 +18,7 @@ from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
+from transformers.models.smolvlm import processing_smolvlm
 
 from halspan.core.captions import Caption, Span
 from halspan.core.errors import ModelError
@@ -25,7 +26,7 @@ from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
 from halspan.models.context import PADDING
 from halspan.models.detector import SpanDetector, build_detector
-from halspan.models.encoding import Batch, RowEncoder
+from halspan.models.encoding import Batch, RowEncoder, render_prompt
 from halspan.models.families import FAMILIES
 from halspan.models.spec import LoraSpec, ModelSpec
 
@@ -310,7 +311,7 @@ def test_without_its_row_a_family_that_wants_more_is_an_error_that_says_what_to_
         build(name)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision", "smolvlm"])
 def test_a_video_processor_beside_the_checkpoint_is_left_alone(name, tmp_path):
     folder = shutil.copytree(saved(name), tmp_path / name)
     video = {"video_processor_type": "Qwen3VLVideoProcessor"}  # which needs torchvision
@@ -320,6 +321,19 @@ def test_a_video_processor_beside_the_checkpoint_is_left_alone(name, tmp_path):
     _, encoder = build(name, backbone=str(folder))
     assert encode(encoder, CAPTIONS).inputs["pixel_values"].shape[0] >= 1
     assert not hasattr(encoder._processor, "video_processor")
+
+
+def test_smolvlm_shows_an_image_as_its_own_processor_would_if_it_could_be_built():
+    processor = build("smolvlm")[1]._processor
+    named = {"fake_token_around_image": "<fake_token_around_image>", "global_image_token": "<global-img>"}
+    for rows, columns in ((0, 0), (2, 3)):
+        theirs = processing_smolvlm.get_image_prompt_string(
+            rows, columns, processor.image_seq_len, image_token=processor.image_token, **named
+        )
+        assert processor.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0) == theirs
+    processor.chat_template = processing_smolvlm.DEFAULT_CHAT_TEMPLATE
+    text = render_prompt(processor, "What?")
+    assert text == "<|im_start|>User:<image>What?<end_of_utterance>\nAssistant:"
 
 
 def test_the_size_of_an_image_can_be_set():

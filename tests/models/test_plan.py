@@ -27,6 +27,7 @@ ONE_ROW = PassSize(rows=1, is_mixed=True)
 # billions of parameters, as the hub shows them
 PUBLISHED = {
     "HuggingFaceM4/Idefics3-8B-Llama3": 8.46,
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
     "OpenGVLab/InternVL3-8B-hf": 7.94,
     "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
     "Qwen/Qwen3-VL-8B-Instruct": 8.77,

@@ -28,6 +28,7 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen3VLConfig,
     Qwen3VLProcessor,
+    SmolVLMConfig,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -36,6 +37,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from halspan.models.processors import image_only
 from halspan.models.tiny import save_tiny_llama4
@@ -139,20 +141,29 @@ def _gemma3() -> Parts:
 
 
 def _idefics3() -> Parts:
+    return _connector(Idefics3Config, Idefics3ImageProcessorPil, Idefics3Processor)
+
+
+def _smolvlm() -> Parts:
+    named_as_on_the_hub = type("SmolVLMProcessor", (Idefics3Processor,), {})  # the real one needs num2words
+    return _connector(SmolVLMConfig, SmolVLMImageProcessorPil, named_as_on_the_hub)
+
+
+def _connector(config_class: Any, images_class: Any, processor_class: Any) -> Parts:
     tokenizer = byte_tokenizer(
         fake_image_token="<fake_token_around_image>",
         global_image_token="<global-img>",
         end_of_utterance_token="<end_of_utterance>",
     )
-    config = Idefics3Config(
+    config = config_class(
         image_token_id=tokenizer.image_token_id,
         scale_factor=2,
         vision_config=_SIZE | {"image_size": _EDGE, "patch_size": 8},
         text_config=_text(tokenizer, "llama"),
     )
     edge = {"longest_edge": _EDGE}
-    images = Idefics3ImageProcessorPil(size={"longest_edge": 2 * _EDGE}, max_image_size=edge)
-    return config, Idefics3Processor(images, tokenizer, image_seq_len=4)
+    images = images_class(size={"longest_edge": 2 * _EDGE}, max_image_size=edge)
+    return config, processor_class(images, tokenizer, image_seq_len=4)
 
 
 def _llava() -> Parts:
@@ -221,6 +232,7 @@ _BUILD: Mapping[str, Callable[[], Parts]] = {
     "internvl3": _internvl,
     "gemma3": _gemma3,
     "idefics3": _idefics3,
+    "smolvlm": _smolvlm,
     "llava": _llava,
     "llava_onevision": _llava_onevision,
     "paligemma": _paligemma,
@@ -233,6 +245,7 @@ PROMPTS: Mapping[str, str] = {
     "internvl3": "<IMG_CONTEXT>What?",
     "gemma3": "<start_of_image>What?",
     "idefics3": "<image>What?",
+    "smolvlm": "<image>What?",
     "llava": "<image>What?",
     "llava_onevision": "<image>What?",
     "paligemma": "<image>What?",

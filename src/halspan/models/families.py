@@ -51,6 +51,16 @@ _TOWER = Family(
         "vision": r"model\.vision_tower" + _ENCODER,
     },
 )
+_CONNECTOR = Family(
+    decoder="model.text_model",
+    vision=r"model\.vision_model\..*",
+    projector=r"model\.connector\..*",
+    layers={
+        "language": r"model\.text_model" + _ATTENTION_AND_MLP,
+        "projector": r"model\.connector\.modality_projection\.proj",
+        "vision": r"model\.vision_model" + _ENCODER,
+    },
+)
 _NO_VIDEOS = "images only: the video processor needs torchvision"
 
 FAMILIES: Mapping[str, Family] = {
@@ -112,15 +122,12 @@ FAMILIES: Mapping[str, Family] = {
         prompt_blocks=inputs.images_see_themselves,
         limit="no LoRA on the projector: its weight is no linear layer",
     ),
-    "idefics3": Family(
-        decoder="model.text_model",
-        vision=r"model\.vision_model\..*",
-        projector=r"model\.connector\..*",
-        layers={
-            "language": r"model\.text_model" + _ATTENTION_AND_MLP,
-            "projector": r"model\.connector\.modality_projection\.proj",
-            "vision": r"model\.vision_model" + _ENCODER,
-        },
+    "idefics3": _CONNECTOR,
+    "smolvlm": replace(
+        _CONNECTOR,
+        # with images it is SmolVLM's own, which for videos needs torchvision and num2words, and is not built without
+        load_processor=processors.image_processor_of("Idefics3Processor"),
+        limit=_NO_VIDEOS,
     ),
     "llava": _TOWER,
     "llava_onevision": replace(
