@@ -34,6 +34,7 @@ CHECKS = {
     "test_trained_weights_alone_restore_a_detector": "save, load",
     "test_merged_adapters_give_the_same_states": "merge",
     "test_gradient_checkpointing_gives_the_same_gradients": "checkpointing",
+    "test_4_bits_are_judged_as_the_dequantised_weights": "4 bits",
     "test_frozen_towers_keep_no_graph_even_of_what_asks_for_one": "frozen towers",
 }
 """Tests of the matrix, and what they are called in the table."""
@@ -52,7 +53,8 @@ model's own forward pass with its own positions and masks (within 1e-4). `contex
 `echo`, `bidirectional` and `bidirectional_sentence` say, no more and no less. `sharing`: captions behind one image are
 judged as if each were alone (within 1e-4), in all four contexts. `bf16, SDPA`: fused attention is within 1e-4; bfloat16
 with autocast within 5 % of the states' length. `checkpointing`: the same gradients (within 1e-6), and layers do run
-again. `frozen towers`: vision tower and projector keep no graph.
+again. `4 bits`: `model.quantize=nf4` gives the states of the same weights dequantised (within 1e-4). `frozen towers`:
+vision tower and projector keep no graph.
 """
 
 TAIL = """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file, save_file
 from tiny_families import PROMPTS, save_tiny
 from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
@@ -24,10 +25,12 @@ from halspan.core.captions import Caption, Span
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
+from halspan.models.components import plain_path, quantisable
 from halspan.models.context import PADDING
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.encoding import Batch, RowEncoder, render_prompt
 from halspan.models.families import FAMILIES
+from halspan.models.quantize import state_of
 from halspan.models.spec import LoraSpec, ModelSpec
 
 CAPTIONS = tuple(map(make_caption, TEXTS))
@@ -231,6 +234,21 @@ def test_gradient_checkpointing_gives_the_same_gradients_in_all_families(name):
     for path, gradient in expected.items():
         if gradient is not None:
             torch.testing.assert_close(actual[path], gradient, rtol=0, atol=1e-6, msg=path)
+
+
+@families
+def test_4_bits_are_judged_as_the_dequantised_weights_in_all_families(name):
+    quantised, encoder = build(name, quantize="nf4")
+    plain, _ = build(name)
+    weights = {plain_path(path): p.data for path, p in plain.backbone.named_parameters() if "lora_" not in path}
+    in_4_bit = quantisable(plain.backbone, plain.family)
+    for path, parameter in quantised.backbone.named_parameters():
+        state = state_of(quantised.backbone, path)
+        assert (state is not None) == (plain_path(path) in in_4_bit), path
+        if state is not None:
+            weights[plain_path(path)].copy_(dequantize_4bit(parameter.data, state))
+    batch = encode(encoder, CAPTIONS)
+    assert_same(states(quantised, batch), states(plain, batch))
 
 
 @families
