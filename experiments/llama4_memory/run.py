@@ -133,7 +133,11 @@ def scout_table(backbone: Backbone) -> Iterator[str]:
 def tower(backbone: Backbone) -> list[Weights]:
     """Give what the layers hold, without the norm behind them."""
     weights = measure(backbone.model, backbone.family)
-    return add_up(part for path, part in weights.items() if ".layers." in path and "language_model" in path)
+    return add_up(
+        part
+        for path, part in weights.items()
+        if ".layers." in path and "language_model" in path and part.component != "adapters"
+    )
 
 
 def count_scout() -> Mapping[tuple[str, str], int]:
