@@ -2,7 +2,7 @@
 
 A port of `transformers.models.llama4.image_processing_llama4`: an image is scaled onto the canvas of whole tiles that
 fits it best, cut into tiles, and followed by a small copy of the whole where there is more than one tile. Pixels stay
-in float32 where the original rounds them to bfloat16; resizing differs by at most one level of 255.
+in float32 where the original rounds them to bfloat16, and resizing rounds otherwise than torchvision's.
 """
 
 from collections.abc import Sequence
