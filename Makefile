@@ -39,3 +39,4 @@ backbone: install  ## Pre-train the shapes backbone again (about twenty minutes 
 bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/bootstrap.py

@@ -148,6 +148,7 @@ def _explain_value(error: InstantiationException, config: DictConfig, key: str) 
 
     lines = str(error).splitlines()
     at = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    at = at.removeprefix(key).removeprefix(".")  # a node inside a larger configuration gives its whole path
     node = OmegaConf.select(config, at) if at else config
     cause = error.__cause__
     if isinstance(cause, HalspanError):

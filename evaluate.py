@@ -1,10 +1,10 @@
-"""Judge a trained detector again: `python evaluate.py --help`."""
+"""Judge trained detectors, ensembles of them, and baselines: `python evaluate.py --help`."""
 
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,202 +12,195 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import configure
+import judge
 import usage
+from baselines import Baselines
 from halspan.core.errors import ConfigError, DataError, HalspanError
-from halspan.core.files import write_json
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from halspan.core.captions import Caption
     from halspan.data.corpus import Corpus
-    from halspan.data.rows import Row
-    from halspan.inference.scoring import CaptionScores
     from halspan.inference.tuning import Tuned
-    from halspan.models.detector import SpanDetector
-    from halspan.models.encoding import RowEncoder
     from halspan.training.rundir import RunDirectory
     from halspan.training.spec import RunSpec
 
 logger = logging.getLogger("halspan.evaluate")
 
-HELD_OUT = "test_heldout"
-_GREY = (128, 128, 128)
-
 
 @hydra.main(version_base="1.3", config_path=str(usage.CONF), config_name="evaluate")
 def main(config: DictConfig) -> None:
-    """Score what a run was judged on once more, or another corpus."""
+    """Judge a detector, an ensemble, or baselines alone."""
     try:
-        judge_again(config)
+        evaluate(config)
     except HalspanError as error:
         sys.exit(configure.report_error(error))  # past hydra, which would add lines of its own
 
 
-def judge_again(config: DictConfig) -> None:
-    """Score what a run was judged on once more, or another corpus."""
-    from halspan.inference.tuning import Tuned
-    from halspan.training.rundir import RunDirectory
-
+def evaluate(config: DictConfig) -> None:
+    """Judge a detector, an ensemble, or baselines alone."""
     configure.set_up_logging()
     configure.require_values(config)
-    run = RunDirectory(Path(config.run))
-    spec = _read_spec(run, config)
-    split = json.loads(run.split.read_text(encoding="utf-8"))
-    is_other = "_target_" in config.data
-    corpus = spec.data.load().relocated(None)
-    parts = _divide(corpus, split) if is_other else spec.split.apply(corpus).parts()
-    folder = run.path / "evaluations" / corpus.name if is_other else run.path
-    detector, encoder = _load_detector(spec, run, split["taxonomy"])
-    metrics = judge(
-        parts,
-        detector=detector,
-        encoder=encoder,
-        corpus=corpus,
-        taxonomy=split["taxonomy"],
-        spec=spec,
-        folder=folder,
-        tuned=Tuned.from_record(json.loads(run.tuned.read_text(encoding="utf-8"))),
-    )
-    report(metrics, folder)
+    baselines = _read_baselines(config)
+    if config.run is None:
+        judge_alone(config, baselines)
+    else:
+        folders = [config.run] if isinstance(config.run, str) else list(config.run)
+        judge_runs([FinishedRun.read(Path(folder), config) for folder in folders], config, baselines)
 
 
-def judge(
-    parts: Mapping[str, Sequence["Caption"]],
-    *,
-    detector: "SpanDetector",
-    encoder: "RowEncoder",
-    corpus: "Corpus",
-    taxonomy: Sequence[str],
-    spec: "RunSpec",
-    folder: Path,
-    tuned: "Tuned | None" = None,
-) -> dict[str, Any]:
-    """Score parts of a corpus and leave predictions, what was tuned, and `metrics.json` in a folder.
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A trained detector, as its run left it.
 
-    Args:
-        parts: captions by the name of their part; those of `train` are only what baselines are fitted on.
-        detector: the trained detector.
-        encoder: its encoder.
-        corpus: where the captions are from.
-        taxonomy: the detector's types; those of the corpus may be others.
-        spec: the run's.
-        folder: where everything goes.
-        tuned: temperature and decoding; None tunes them on the part `val`.
-
-    Returns:
-        What `metrics.json` holds.
+    Attributes:
+        place: its folder.
+        spec: its configuration, with the machine and the corpus asked for now.
+        own: its configuration with its own corpus.
+        split: what `split.json` holds.
+        tuned: its calibration and decoding.
     """
-    from halspan.data.blind import exchange_images
-    from halspan.data.rows import group_rows
-    from halspan.inference.evaluation import evaluate, evaluate_blind
-    from halspan.reporting.baselines import judge_baselines
 
-    group = partial(group_rows, corpus, max_captions=spec.trainer.captions_per_row)
-    score = partial(score_rows, detector, encoder, spec)
-    judged = {name: group(captions) for name, captions in parts.items() if name != "train" and captions}
-    metrics, tuned = evaluate(judged, score=score, taxonomy=taxonomy, folder=folder / "predictions", tuned=tuned)
-    if held_out := parts[HELD_OUT]:
-        exchanged, kept = exchange_images(corpus, held_out, seed=spec.seed)
-        metrics["blind"] = evaluate_blind(group(exchanged), score=score, tuned=tuned, taxonomy=taxonomy)
-        if metrics["blind"]["sentence.auroc.macro"] is None:
-            reasons = [f"{direction}: {reason}" for direction, reason in kept.items()] or ["one class only"]
-            metrics["reasons"]["blind.sentence.auroc.macro"] = "; ".join(reasons)
-        if train := parts.get("train"):
-            metrics["baselines"], missing = judge_baselines(train, held_out)
-            metrics["reasons"] |= missing
-    write_json(folder / "tuned.json", tuned.to_record())
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+    place: "RunDirectory"
+    spec: "RunSpec"
+    own: "RunSpec"
+    split: Mapping[str, Any]
+    tuned: "Tuned"
 
+    @classmethod
+    def read(cls, folder: Path, config: DictConfig) -> "FinishedRun":
+        """Read a run.
 
-def score_rows(
-    detector: "SpanDetector", encoder: "RowEncoder", spec: "RunSpec", rows: Sequence["Row"]
-) -> Iterator["CaptionScores"]:
-    """Score rows on the run's machine, with a progress bar."""
-    import torch
-    from rich.progress import track
+        Raises:
+            ConfigError: the folder holds no finished run.
+        """
+        from halspan.inference.tuning import Tuned
+        from halspan.training.rundir import RunDirectory
 
-    from halspan.inference.scoring import score
-
-    device = torch.device("cuda" if spec.trainer.accelerator == "gpu" else "cpu")
-    scores = score(
-        detector.to(device),
-        encoder,
-        rows,
-        read_image=partial(read_image, blank=spec.blank_images),
-        rows_per_pass=spec.trainer.rows_per_pass or spec.trainer.rows_per_batch,
-        autocast=torch.bfloat16 if spec.trainer.precision == "bf16-mixed" else None,
-    )
-    yield from track(scores, total=sum(len(row.captions) for row in rows), description="scoring", transient=True)
-
-
-def read_image(path: Path, *, blank: bool) -> "Image":
-    """Read an image, or give a grey one of its size."""
-    from PIL import Image
-
-    from halspan.data.images import load_image
-
-    image = load_image(path)
-    return Image.new("RGB", image.size, _GREY) if blank else image
-
-
-def report(metrics: Mapping[str, Any], folder: Path) -> None:
-    """Show the figures and where the files are."""
-    from rich.console import Console
-
-    from halspan.reporting.tables import metrics_table
-
-    console = Console()
-    console.print(metrics_table(metrics))
-    console.print(f"Figures: {folder / 'metrics.json'}   predictions: {folder / 'predictions'}", soft_wrap=True)
-
-
-def _read_spec(run: "RunDirectory", config: DictConfig) -> "RunSpec":
-    """Read a run's configuration, with the machine and the corpus asked for."""
-    if not (run.config.exists() and run.best.exists()):
-        raise ConfigError(f"run: {str(run.path)!r} has no config.yaml and best.ckpt; give the folder of a trained run")
-    if not run.tuned.exists():
-        raise ConfigError(
-            f"run: {str(run.path)!r} has not finished (no tuned.json); finish it first, with `python train.py "
-            f"resume=true run_dir={run.path}` and the overrides that it was started with"
+        place = RunDirectory(folder)
+        if not (place.config.exists() and place.best.exists()):
+            raise ConfigError(
+                f"run: {str(folder)!r} has no config.yaml and best.ckpt; give the folder of a trained run"
+            )
+        if not place.tuned.exists():
+            raise ConfigError(
+                f"run: {str(folder)!r} has not finished (no tuned.json); finish it first, with `python train.py "
+                f"resume=true run_dir={folder}` and the overrides that it was started with"
+            )
+        saved = OmegaConf.load(place.config)
+        if "trainer" in config:
+            saved.trainer = config.trainer
+        if "_target_" not in config.data and config.data.path is not None:
+            saved.data.path = config.data.path
+        own = configure.build(saved)
+        if "_target_" in config.data:
+            saved.data = config.data
+        return cls(
+            place=place,
+            spec=configure.build(saved),
+            own=own,
+            split=json.loads(place.split.read_text(encoding="utf-8")),
+            tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
         )
-    saved = OmegaConf.load(run.config)
-    if "trainer" in config:
-        saved.trainer = config.trainer
-    if "_target_" in config.data:
-        saved.data = config.data
-    elif config.data.path is not None:
-        saved.data.path = config.data.path
-    return configure.build(saved)
+
+    def score(self, tasks: Mapping[str, judge.Task], *, name: str) -> judge.Scored:
+        """Load the detector, score with it under a name, and let it go."""
+        from halspan.models.detector import build_detector
+        from halspan.training.fit import check_machine, seed_process
+        from halspan.training.module import load_trained
+
+        check_machine(self.spec.trainer)
+        seed_process(self.spec.trainer, self.spec.seed)
+        detector, encoder = build_detector(self.spec.model, self.split["taxonomy"])
+        load_trained(detector, self.place.best)
+        return judge.score_tasks(detector, encoder, self.spec, tasks, name=name, taxonomy=self.split["taxonomy"])
 
 
-def _load_detector(
-    spec: "RunSpec", run: "RunDirectory", taxonomy: Sequence[str]
-) -> tuple["SpanDetector", "RowEncoder"]:
-    from halspan.models.detector import build_detector
-    from halspan.training.fit import check_machine, seed_process
-    from halspan.training.module import load_trained
+def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:
+    """Score what runs were judged on once more, or another corpus; several runs as one detector."""
+    first = runs[0]
+    _check_same_split(runs)
+    is_other = "_target_" in config.data
+    corpus = first.spec.data.load().relocated(None)
+    parts = _divide(corpus, [run.split for run in runs]) if is_other else first.spec.split.apply(corpus).parts()
+    tasks, not_exchanged = judge.plan_tasks(corpus, parts, seed=first.spec.seed)
+    if is_other and len(runs) > 1:
+        own = first.own.data.load().relocated(None)
+        tasks |= {judge.TUNING: judge.Task(corpus=own, captions=first.own.split.apply(own).val)}
+    folder = _folder(runs, corpus if is_other else None, config)
+    metrics = judge.judge(
+        [run.score(tasks, name=run.spec.run_name if len(runs) == 1 else run.place.path.name) for run in runs],
+        tuned=[run.tuned for run in runs],
+        corpus=corpus,
+        parts=parts,
+        folder=folder,
+        seed=first.spec.seed,
+        baselines=baselines,
+        not_exchanged=not_exchanged,
+    )
+    judge.show_figures(metrics, folder)
 
-    check_machine(spec.trainer)
-    seed_process(spec.trainer, spec.seed)
-    detector, encoder = build_detector(spec.model, taxonomy)
-    load_trained(detector, run.best)
-    return detector, encoder
+
+def _read_baselines(config: DictConfig) -> Baselines:
+    """Read which baselines to judge, and build the specs of those that are models."""
+    from halspan.baselines.registry import SPECS, check_names
+
+    names = list(config.baselines)
+    check_names(names)
+    if "zero_shot" in names:
+        if "model" not in config:
+            raise ConfigError("model: not given; the baseline zero_shot asks one: choose it, such as model=qwen3_vl")
+        config.zero_shot.model = config.model
+    specs = {name: configure.build(config[name], name) for name in names if name in SPECS}
+    trainer = config.get("trainer") or {}
+    return Baselines(names=names, specs=specs, accelerator=trainer.get("accelerator", "cpu"))
 
 
-def _divide(corpus: "Corpus", split: Mapping[str, Any]) -> dict[str, list["Caption"]]:
-    """Divide another corpus by what the run was trained on; images of its train and val parts are left out.
+def judge_alone(config: DictConfig, baselines: Baselines) -> None:
+    """Judge baselines on a whole corpus; those that learn are fitted on other images than they are judged on."""
+    if "_target_" not in config.data:
+        raise ConfigError("run, data: neither is given; give run=FOLDER to judge a detector, or data=... for baselines")
+    corpus = configure.build(config.data, "data").load().relocated(None)
+    folder = Path(config.to or f"checkpoints/baselines-{corpus.name}")
+    metrics = judge.judge_baselines_alone(baselines, corpus=corpus, folder=folder, seed=config.seed)
+    judge.show_figures(metrics, folder)
+
+
+def _check_same_split(runs: Sequence[FinishedRun]) -> None:
+    """Require that what one detector of an ensemble is judged on has trained none of the others."""
+    first = runs[0]
+    for run in runs[1:]:
+        for part in first.split["parts"]:
+            if run.split["parts"][part]["captions"] != first.split["parts"][part]["captions"]:
+                raise ConfigError(
+                    f"run: {run.place.path} and {first.place.path} have different captions in {part}, so what judges "
+                    "one may have trained the other; average runs of one corpus and one split"
+                )
+    names = [run.place.path.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"run: {', '.join(names)}: two folders of one name; members are told apart by their folder")
+
+
+def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictConfig) -> Path:
+    """Where the results go: into the run, beside the members of an ensemble, or where `to` says."""
+    if config.to is not None:
+        return Path(config.to)
+    first = runs[0].place.path
+    folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
+    return folder if other is None else folder / "evaluations" / other.name
+
+
+def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> dict[str, list["Caption"]]:
+    """Divide another corpus by what the runs were trained on; images of their train and val parts are left out.
 
     Raises:
         DataError: nothing is left.
     """
-    known = {image for part in ("train", "val") for image in split["parts"][part]["images"]}
-    parts: dict[str, list[Caption]] = {"test_seen": [], HELD_OUT: []}
+    known = {image for split in splits for part in ("train", "val") for image in split["parts"][part]["images"]}
+    trained = {generator for split in splits for generator in split["generators"]["train"]}
+    parts: dict[str, list[Caption]] = {"test_seen": [], judge.HELD_OUT: []}
     for caption in corpus.captions:
         if corpus.image_hash(caption) not in known:
-            seen = caption.generator in split["generators"]["train"]
-            parts["test_seen" if seen else HELD_OUT].append(caption)
+            parts["test_seen" if caption.generator in trained else judge.HELD_OUT].append(caption)
     n_left = sum(len(captions) for captions in parts.values())
     if not n_left:
         raise DataError(f"data.path: the run was trained on all images of {corpus.name}; give a corpus with others")

@@ -14,9 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import configure
-import evaluate
+import judge
 import sweep
 import usage
+from baselines import IMAGE_BLIND
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.core.files import write_json, write_text
 
@@ -107,7 +108,7 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     if is_first_process():
         place.check(resume=spec.resume, overwrite=spec.overwrite)
         if spec.resume and (metrics := _figures_so_far(place, settings)):
-            evaluate.report(metrics, place.path)
+            judge.show_figures(metrics, place.path)
             return metrics
     from halspan.training.fit import check_machine, seed_process
 
@@ -208,16 +209,18 @@ def _fit_and_judge(
             seed=spec.seed,
         )
         if is_first_process():
-            metrics = evaluate.judge(
-                parts.parts(),
-                detector=detector,
-                encoder=encoder,
+            tasks, not_exchanged = judge.plan_tasks(corpus, parts.parts(), seed=spec.seed)
+            scored = judge.score_tasks(detector, encoder, spec, tasks, name=spec.run_name, taxonomy=corpus.taxonomy)
+            metrics = judge.judge(
+                [scored],
                 corpus=corpus,
-                taxonomy=corpus.taxonomy,
-                spec=spec,
+                parts=parts.parts(),
                 folder=place.path,
+                seed=spec.seed,
+                baselines=IMAGE_BLIND,
+                not_exchanged=not_exchanged,
             )
-            evaluate.report(metrics, place.path)
+            judge.show_figures(metrics, place.path)
     finally:
         finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
     return metrics
@@ -227,9 +230,7 @@ def _encode(encoder: "RowEncoder", *, blank: bool) -> "Callable[[Sequence[Row]],
     """Make a batch of rows, with their images read."""
 
     def encode(rows: "Sequence[Row]") -> "Batch":
-        return encoder.collate(
-            [encoder.encode(evaluate.read_image(row.image, blank=blank), row.captions) for row in rows]
-        )
+        return encoder.collate([encoder.encode(judge.read_image(row.image, blank=blank), row.captions) for row in rows])
 
     return encode
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import resource
 import subprocess
 import sys
@@ -19,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from results import machine, write_section
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 HEADING = "## Loading in 4 bits"
 MIB = 2**20
 
@@ -50,11 +49,7 @@ def main() -> None:
     if arguments.way is not None:
         print(json.dumps(measure(arguments.way, arguments.folder)))
         return
-    section = "\n".join([HEADING, "", *report(), ""])
-    before = RESULTS.read_text(encoding="utf-8")
-    kept = re.sub(rf"\n*{HEADING}\n.*?(?=\n## |\Z)", "", before, flags=re.DOTALL).rstrip()
-    RESULTS.write_text(f"{kept}\n\n{section}", encoding="utf-8")
-    print(section)
+    write_section(HEADING, report())
 
 
 def report() -> list[str]:
@@ -68,10 +63,9 @@ def report() -> list[str]:
         save_random_llama4(folder, TEXT, dtype=torch.bfloat16, shard_bytes=SHARD)
         sizes = sorted(file.stat().st_size for file in folder.glob("*.safetensors"))
         rows = [row(way, title, folder, sizes[-1]) for way, title in WAYS.items()]
-    machine = f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), no GPU"
     return [
-        f"`python benchmarks/loading.py` on {machine}, one thread: a Llama-4 of {TEXT['num_hidden_layers']} layers of "
-        f"width {TEXT['hidden_size']:,} with {TEXT['num_local_experts']} experts, {sum(sizes) / MIB:,.0f} MiB in "
+        f"`python benchmarks/loading.py` on {machine()}, one thread: a Llama-4 of {TEXT['num_hidden_layers']} layers "
+        f"of width {TEXT['hidden_size']:,} with {TEXT['num_local_experts']} experts, {sum(sizes) / MIB:,.0f} MiB in "
         f"bfloat16, in {len(sizes)} shards of at most {sizes[-1] / MIB:,.0f} MiB. The peak is beyond what the process "
         "had before it loaded.",
         "",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from results import RESULTS, machine
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 5
@@ -39,9 +40,8 @@ def main() -> None:
         print(json.dumps(measure_throughput(arguments.threads)))
         return
     lines = [*startup_table(), "", *throughput_table((1, 2))]
-    machine = f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), no GPU"
-    text = "\n".join(["# Speed and memory", "", f"`make bench` on {machine}.", "", *lines, ""])
-    (ROOT / "benchmarks" / "RESULTS.md").write_text(text, encoding="utf-8")
+    text = "\n".join(["# Speed and memory", "", f"`make bench` on {machine()}.", "", *lines, ""])
+    RESULTS.write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -49,7 +49,7 @@ def startup_table() -> list[str]:
     """Time commands that a person waits for, those that take less memory first."""
     commands = {
         "`import halspan`": ["-c", "import halspan"],
-        "`halspan --help`": ["-m", "halspan.cli", "--help"],
+        "`halspan --help`": ["-c", "from halspan.cli import main; main(['--help'])"],
         "`python train.py --help`": ["train.py", "--help"],
         "`python train.py experiment=llama4_lora plan=true`": ["train.py", "experiment=llama4_lora", "plan=true"],
     }

@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 
 # Shapes are annotated everywhere and checked here only: these modules are not imported yet when pytest reads this file.
 _SHAPED = [f"halspan.core.{name}" for name in ("alignment", "targets", "losses", "decoding")] + ["halspan.metrics"]
+_SHAPED += [f"halspan.baselines.{name}" for name in ("blind", "dual_encoder", "zero_shot")]
 _SHAPED += [f"halspan.models.{name}" for name in ("batch", "context", "encoding", "heads", "llama4_images")]
 install_import_hook(_SHAPED, "beartype.beartype")
 

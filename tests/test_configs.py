@@ -7,6 +7,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from small_runs import ROOT, configuration
@@ -54,6 +55,16 @@ def compose_with(name: str) -> DictConfig:
         return configuration()
     group, choice = name.split("/")
     return configuration(f"{group}={choice}")
+
+
+def test_the_baselines_of_evaluate_are_what_its_keys_say():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("evaluate", overrides=["model=llama4_tiny"])
+    found = {node["_target_"].rsplit(".", 1)[1]: node for node in nodes(config)}
+    assert set(found) == {"DualEncoderSpec", "ZeroShotSpec", "ModelSpec"} | {"LoraSpec"} & set(found)
+    for node in found.values():
+        signature = inspect.signature(get_class(node["_target_"]))
+        assert set(signature.parameters) == {key for key in node if key != "_target_"}
 
 
 def test_the_files_are_found():

@@ -87,9 +87,12 @@ def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: run: missing; give it: run=..."),
+        ([], "error: run, data: neither is given; give run=FOLDER to judge a detector, or data=... for baselines"),
         (["run=nowhere"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
-        (["run=nowhere", "part=val"], "error: part: unknown key; possible: data, run"),
+        (
+            ["run=nowhere", "part=val"],
+            "error: part: unknown key; possible: baselines, clipscore, data, run, seed, to, zero_shot",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(monkeypatch, capsys, arguments, message):

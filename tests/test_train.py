@@ -224,7 +224,11 @@ def test_a_finished_run_leaves_what_it_was_and_what_came_out(finished):
         "best.ckpt",
         "tuned.json",
         "metrics.json",
+        "report.html",
+        "table.md",
+        "table.csv",
         "predictions",
+        "baselines",
         "logs",
     }
     assert names == expected
@@ -235,11 +239,18 @@ def test_a_finished_run_leaves_what_it_was_and_what_came_out(finished):
 
 def test_figures_are_those_of_the_held_out_generator_beside_blind_and_image_blind_ones(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert set(metrics) == {*PARTS, "blind", "baselines", "reasons"}
+    assert set(metrics) == {*PARTS, "detector", "cost", "blind", "blank", "baselines", "reasons"}
     assert set(metrics["test_heldout"]["sentence"]["auroc"]["by_generator"]) == {"cleo"}
     assert metrics["test_heldout"]["sentence"]["auroc"]["macro"] is not None
     assert metrics["blind"]["sentence.auroc.macro"] is not None
-    assert set(metrics["baselines"]) == {"position", "bag_of_words"}
+    assert metrics["blank"]["sentence.auroc.macro"] is not None
+    assert set(metrics["baselines"]) == {"prior", "position", "bow"}
+    assert metrics["detector"] == {
+        "name": "run",
+        "backbone": "builtin:llama4-tiny",
+        "family": "llama",
+        "random_weights": True,
+    }
 
 
 def test_the_parts_share_no_image_and_hold_out_the_generator(finished):
@@ -269,12 +280,15 @@ def test_a_finished_run_is_refused_and_both_remedies_work(monkeypatch, capsys, c
     status, error = main(monkeypatch, capsys, *arguments)
     assert status == 2
     assert "holds a finished run; add resume=true" in error
-    before = (folder / "metrics.json").read_text()
+    before = json.loads((folder / "metrics.json").read_text())
     assert main(monkeypatch, capsys, *arguments, "resume=true")[0] == 0
     (folder / "predictions" / "val.jsonl").unlink()
     assert main(monkeypatch, capsys, *arguments, "overwrite=true")[0] == 0
     assert (folder / "predictions" / "val.jsonl").exists()
-    assert (folder / "metrics.json").read_text() == before
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["detector"].pop("name") == "shapes"  # a run is named by its experiment, where hydra starts it
+    assert before["detector"].pop("name") == "run"
+    assert after == before
 
 
 def test_a_run_resumes_with_the_settings_it_was_started_with(monkeypatch, capsys, corpus, finished):

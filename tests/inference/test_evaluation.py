@@ -1,84 +1,100 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from halspan.core.captions import Caption, Prediction, Sentence, Span
-from halspan.data.rows import Row
-from halspan.inference.evaluation import evaluate, evaluate_blind
+from halspan.core.captions import Caption, PredictedSpan, Prediction, Sentence, SentenceScore, Span
+from halspan.inference.evaluation import judge_part, judge_row, judge_tokens
 from halspan.inference.scoring import CaptionScores
-from halspan.inference.tuning import UNTUNED, Tuned
+from halspan.inference.tuning import Tuned, logits_of
 
 TEXT = "A red dog. A cat."
 OFFSETS = np.array([[0, 1], [1, 5], [5, 9], [9, 10], [10, 12], [12, 16], [16, 17]])
-TAXONOMY = ("Attribute", "Object")
 
 
-def row(name, generator="g", labels=("incorrect", "correct")):
+def caption(name, generator="g", labels=("incorrect", "correct")):
     sentences = (Sentence(0, 10, labels[0]), Sentence(11, 17, labels[1]))
     spans = (Span(2, 5, "Attribute"),) if labels[0] == "incorrect" else ()
-    return Row(Path("a.png"), (Caption(name, "a.png", generator, "image_to_text", TEXT, sentences, spans),))
+    return Caption(name, f"{name}.png", generator, "image_to_text", TEXT, sentences, spans)
 
 
-def score(rows):
-    """Say that "red" is hallucinated, and that first sentences are wrong."""
-    for row in rows:
-        for caption in row.captions:
-            yield CaptionScores(
-                caption=caption,
-                offsets=OFFSETS,
-                p_token=np.array([0, 0.9, 0, 0, 0, 0, 0], dtype=np.float32),
-                p_type=np.tile(np.array([0.8, 0.2], dtype=np.float32), (7, 1)),
-                sentence_logit=(2.0, -2.0),
-                unscored=(None, None),
-            )
+RED = PredictedSpan(2, 5, "Attribute", 0.9)
 
 
-def judge(tmp_path, tuned=None):
-    parts = {
-        "val": [row("a")],
-        "test_heldout": [row("b"), row("c", "h", ("correct", "incorrect")), row("d", "i", ("correct", "correct"))],
-    }
-    return evaluate(parts, score=score, taxonomy=TAXONOMY, folder=tmp_path, tuned=tuned)
+def prediction(*arguments, spans=(RED,)):
+    """Say that first sentences are wrong, and that "red" is hallucinated."""
+    return Prediction(caption(*arguments), (SentenceScore(0.9), SentenceScore(0.2)), spans)
 
 
-def test_each_part_gets_its_figures_and_each_generator_its_own(tmp_path):
-    metrics, _ = judge(tmp_path)
-    assert metrics["val"]["sentence"]["auroc"]["macro"] == 1
-    held_out = metrics["test_heldout"]
-    assert held_out["sentence"]["auroc"]["by_generator"] == {"g": 1, "h": 0, "i": None}
-    assert held_out["by_generator"]["g"]["sentence.auroc"] == 1
-    assert held_out["by_generator"]["g"]["span.char.f1"] == 1
-    assert held_out["by_generator"]["h"]["sentence.auroc"] == 0
-    assert held_out["by_generator"]["i"]["n"] == {"captions": 1, "sentences": 2, "incorrect": 0, "unknown": 0}
+PART = [
+    prediction("a"),
+    prediction("b"),
+    prediction("c", "h", ("correct", "incorrect")),
+    prediction("d", "i", ("correct", "correct")),
+]
+IMAGES = ["a", "b", "c", "d"]
 
 
-def test_what_cannot_be_computed_has_its_reason_under_the_part(tmp_path):
-    metrics, _ = judge(tmp_path)
-    assert metrics["reasons"]["test_heldout.sentence.auroc.by_generator.i"] == "one class only"
+def test_a_part_has_its_figures_those_of_each_generator_and_intervals():
+    figures, reasons = judge_part(PART, images=IMAGES)
+    assert figures["sentence"]["auroc"]["by_generator"] == {"g": 1, "h": 0, "i": None}
+    assert figures["by_generator"]["g"]["sentence.auroc"] == figures["by_generator"]["g"]["span.char.f1"] == 1
+    assert figures["by_generator"]["h"]["sentence.auroc"] == 0
+    assert figures["by_generator"]["i"]["n"] == {"captions": 1, "sentences": 2, "incorrect": 0, "unknown": 0}
+    assert reasons["sentence.auroc.by_generator.i"] == "one class only"
+    assert reasons["ci95.sentence.auroc.by_generator.i"]
 
 
-def test_predictions_are_captions_again(tmp_path):
-    judge(tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "test_heldout.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in records] == ["b", "c", "d"]
-    prediction = Prediction.from_record(records[0])
-    assert prediction.caption == row("b").captions[0]
-    assert [(span.start, span.end, span.type) for span in prediction.spans] == [(2, 5, "Attribute")]
+def test_intervals_lie_around_their_figures():
+    part = [prediction(str(number), "g", ("incorrect", "correct")[:: 1 - 2 * (number % 2)]) for number in range(20)]
+    figures, _ = judge_part(part, images=[item.caption.id for item in part])
+    for path, figure in (("sentence.auroc.macro", figures["sentence"]["auroc"]["macro"]), ("span.char.f1", 2 / 3)):
+        low, high = figures["ci95"][path]
+        assert 0 <= low < figure < high <= 1
 
 
-def test_validation_tunes_unless_it_was_tuned_before(tmp_path):
-    _, tuned = judge(tmp_path)
-    assert tuned.temperature < 1  # two sentences, both on the right side: the sharper the better
-    given = Tuned(temperature=7.0, decoding=UNTUNED)
-    metrics, kept = judge(tmp_path, given)
-    assert kept == given
-    p_incorrect = 1 / (1 + np.exp(-2 / 7))
-    assert metrics["val"]["sentence"]["brier"] == pytest.approx((1 - p_incorrect) ** 2)
+def test_why_an_interval_is_missing_is_told_under_its_path():
+    figures, reasons = judge_part(PART[:1], images=IMAGES[:1])
+    assert figures["ci95"] == {}
+    assert set(reasons) >= {"ci95.sentence.auroc.macro", "ci95.span.char.f1"}
 
 
-def test_the_blind_control_gives_the_auroc_of_sentences():
-    tuned = Tuned(temperature=1.0, decoding=UNTUNED)
-    figures = evaluate_blind([row("b"), row("c", "h", ("correct", "incorrect"))], score=score, tuned=tuned, taxonomy=())
-    assert figures == {"sentence.auroc.macro": 0.5, "sentence.auroc.by_generator": {"g": 1.0, "h": 0.0}}
+def test_the_threshold_decides_what_is_called_incorrect():
+    figures, _ = judge_part(PART, images=IMAGES, threshold=0.1)
+    # all eight sentences are called incorrect, three are
+    assert figures["sentence"]["accuracy"] == 3 / 8
+    assert figures["sentence"]["threshold"] == 0.1
+
+
+def test_a_row_of_what_marks_no_words_has_no_figure_of_words():
+    with_spans = judge_row("detector", PART, images=IMAGES)
+    without = judge_row("words", [prediction("a", spans=()), PART[2]][:1], images=["a"], cost=None)
+    assert with_spans["span.char.f1"] is not None
+    assert without["span.char.f1"] is None
+    assert without["title"] == "words"
+    assert without["cost"] is None
+
+
+def scores(p_token):
+    return CaptionScores(
+        caption=caption("a"),
+        offsets=OFFSETS,
+        token_logit=logits_of(np.array(p_token)),
+        p_type=np.ones((7, 1), dtype=np.float32),
+        sentence_logit=(2.0, -2.0),
+        unscored=(None, None),
+    )
+
+
+def test_tokens_are_judged_at_the_threshold_of_the_decoding():
+    # "red" is hallucinated; it and "dog" are marked
+    figures, reasons = judge_tokens([scores([0, 0.9, 0.6, 0, 0, 0, 0])], Tuned())
+    assert (figures["precision"], figures["recall"]) == (0.5, 1)
+    assert figures["f1"] == pytest.approx(2 / 3)
+    assert "do not compare across tokenizers" in figures["note"]
+    assert reasons == {}
+
+
+def test_tokens_that_nobody_marked_have_no_figure_but_a_reason():
+    item = scores([0] * 7)
+    figures, reasons = judge_tokens([item], Tuned())
+    assert (figures["f1"], figures["precision"]) == (0, None)
+    assert reasons == {"token.precision": "nothing is predicted"}

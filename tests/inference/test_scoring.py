@@ -4,6 +4,8 @@ import torch
 from PIL import Image
 
 from halspan.core.captions import Caption, Sentence
+from halspan.core.cost import Cost
+from halspan.core.errors import ModelError
 from halspan.data.rows import Row
 from halspan.inference.scoring import score
 from halspan.models.detector import build_detector
@@ -55,7 +57,7 @@ def test_captions_come_in_the_order_of_the_rows_with_one_score_for_each_token_an
     scores = run(detector, [row("red", 0, 1), row("blue", 2)], rows_per_pass=2)
     assert [item.caption.id for item in scores] == ["0", "1", "2"]
     for item in scores:
-        assert len(item.offsets) == len(item.p_token) == len(item.p_type)
+        assert len(item.offsets) == len(item.token_logit) == len(item.p_type)
         assert item.offsets.max() == len(item.caption.text)
         assert len(item.sentence_logit) == len(item.unscored) == len(item.caption.sentences)
         np.testing.assert_allclose(item.p_type.sum(axis=1), 1, rtol=1e-5)
@@ -65,7 +67,7 @@ def test_scores_do_not_depend_on_what_shares_the_row_or_the_pass(detector):
     together = run(detector, [row("red", 0, 1, 2), row("blue", 0)], rows_per_pass=2)
     alone = run(detector, [row("red", 0), row("red", 1), row("red", 2), row("blue", 0)])
     for one, other in zip(together, alone, strict=True):
-        np.testing.assert_allclose(one.p_token, other.p_token, atol=1e-5)
+        np.testing.assert_allclose(one.token_logit, other.token_logit, atol=1e-4)
         np.testing.assert_allclose(one.sentence_logit, other.sentence_logit, atol=1e-5)
 
 
@@ -82,3 +84,23 @@ def test_a_sentence_beyond_the_window_is_unscored_never_correct():
     (item,) = run((detector, encoder), [row("red", 0)])
     assert item.sentence_logit[1] is None
     assert item.unscored[1]
+
+
+def test_the_cost_counts_each_row_of_the_input_and_no_padding(detector):
+    passes = []
+    rows = [row("red", 0, 1), row("blue", 2)]
+    images = {"red": Image.new("RGB", (32, 32), "red"), "blue": Image.new("RGB", (32, 32), "blue")}
+    for _ in score(*detector, rows, read_image=lambda path: images[path.stem], rows_per_pass=2, on_pass=passes.append):
+        pass
+    encoder = detector[1]
+    encoded = [encoder.encode(images[r.image.stem], r.captions, targets=False) for r in rows]
+    n_tokens = sum(len(item.prompt) + sum(len(c.ids) for c in item.captions) for item in encoded)
+    assert passes == [Cost(image_encodings=2, tokens=n_tokens, sentences=5)]
+
+
+def test_scores_that_are_not_numbers_are_an_error():
+    detector, encoder = build_detector(spec(), ("Attribute",))
+    with torch.no_grad():
+        detector.token_head.hallucinated.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="scores that are not finite numbers, first for captions such as '0'"):
+        run((detector, encoder), [row("red", 0)])

@@ -1,21 +1,19 @@
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halspan.core.captions import Caption, PredictedSpan, Sentence, Span
+from halspan.core.errors import DataError
 from halspan.metrics.span import (
     Counts,
     count_by_type,
     count_characters,
-    count_partial,
-    count_strict,
+    count_tokens,
     count_typed_characters,
+    count_typed_characters_by_type,
     iou,
     judged_characters,
-    judged_ranges,
 )
 
 N = 40
@@ -85,12 +83,6 @@ def test_characters_between_the_sentences_are_judged():
     assert np.flatnonzero(judged_characters(caption)).tolist() == list(range(12))
 
 
-def test_spans_shrink_to_their_judged_characters_and_vanish_without_any():
-    judged = judged_characters(make_caption(Span(0, 5), sentences=KINDS))
-    spans = predict((5, 15, "Object"), (12, 18, "Object"), (25, 32, "Text"), (4, 40, "Number"))
-    assert judged_ranges(spans, judged) == [(5, 10, "Object"), (30, 32, "Text"), (4, 35, "Number")]
-
-
 def test_iou_is_1_for_a_caption_without_spans_on_either_side():
     assert iou(make_caption(), ()) == 1
     assert iou(make_caption(Span(0, 4)), ()) == 0
@@ -130,52 +122,36 @@ def test_a_type_none_of_whose_characters_are_judged_is_not_listed():
     assert list(count_by_type(caption, ())) == ["Object"]
 
 
-def test_strict_needs_start_end_and_type_one_to_one():
-    gold = [(0, 4, "Object"), (0, 4, "Object"), (5, 9, "Number"), (10, 12, None), (14, 18, "Text")]
-    predicted = [(0, 4, "Object"), (5, 9, "Text"), (10, 12, None), (14, 17, "Text")]
-    assert count_strict(gold, predicted) == Counts(shared=2, predicted=4, gold=5)
+def test_typed_characters_by_type_add_up_to_all_of_them():
+    caption = make_caption(Span(0, 4, "Object"), Span(2, 6, "Number"), Span(10, 12))
+    predicted = predict((0, 3, "Object"), (3, 6, "Number"), (10, 14, "Text"), (20, 21, None))
+    counts = count_typed_characters_by_type(caption, predicted)
+    # Object: [0, 3) of [0, 4). Number: [3, 6) of [2, 6). [10, 12) has no type and is left out, [12, 14) is extra.
+    assert counts == {
+        "Object": Counts(3, 3, 4),
+        "Number": Counts(3, 3, 4),
+        "Text": Counts(0, 2, 0),
+        None: Counts(0, 1, 0),
+    }
+    assert count_typed_characters(caption, predicted) == Counts(6, 9, 8)
 
 
-@pytest.mark.parametrize(
-    ("gold", "predicted", "credit"),
-    [
-        ([(0, 4)], [(0, 4)], 1),
-        ([(0, 4)], [(2, 6)], 0.5),
-        ([(0, 4)], [(4, 8)], 0),  # adjacent: ends are exclusive
-        ([(0, 10)], [(2, 4), (6, 8)], 0.5),  # one to one: the second is extra
-        ([(2, 4), (6, 8)], [(0, 10)], 0.5),
-        ([(0, 4), (2, 6)], [(2, 6), (3, 4)], 1.5),  # the exact pair first
-        ([(0, 4), (0, 4)], [(0, 4)], 1),
-        ([(0, 3), (2, 9)], [(1, 8), (2, 4)], 1.0),  # (1, 8) leaves (0, 3) to the one that needs it
-        ([], [(0, 4)], 0),
-        ([(0, 4)], [], 0),
-    ],
-)
-def test_partial_credits_1_for_the_same_ends_and_a_half_for_overlap(gold, predicted, credit):
-    typed_gold, typed = [(*pair, "Object") for pair in gold], [(*pair, "Number") for pair in predicted]
-    assert count_partial(typed_gold, typed) == Counts(credit, len(predicted), len(gold))
+def test_nested_and_duplicate_annotated_spans_count_a_character_once():
+    caption = make_caption(Span(0, 10, "Object"), Span(2, 6, "Object"), Span(0, 10, "Object"))
+    assert count_characters([(caption, predict((0, 8)))]) == Counts(8, 8, 10)
+    assert count_typed_characters(caption, predict((0, 8))) == Counts(8, 8, 10)
 
 
-ranges = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda pair: pair[0] < pair[1]), max_size=4)
+@pytest.mark.parametrize("make", [Span, lambda start, end: PredictedSpan(start, end, None, 0.5)])
+def test_a_span_without_characters_cannot_be_made(make):
+    with pytest.raises(DataError, match="leaves no character"):
+        make(4, 4)
 
 
-def best_credit(gold: list, predicted: list) -> float:
-    """Try every way to pair the spans."""
-    gold = [*gold, *[None] * len(predicted)]
-
-    def credit(one, other) -> float:
-        if other is None or one[0] >= other[1] or other[0] >= one[1]:
-            return 0
-        return 1 if one == other else 0.5
-
-    ways = itertools.permutations(gold, len(predicted))
-    return max(sum(map(credit, predicted, way)) for way in set(ways))
-
-
-@given(ranges, ranges)
-def test_partial_credit_is_the_highest_that_any_pairing_gives(gold, predicted):
-    typed_gold, typed = [(*pair, None) for pair in gold], [(*pair, None) for pair in predicted]
-    assert count_partial(typed_gold, typed).shared == best_credit(gold, predicted)
+def test_tokens_count_where_it_is_known_whether_they_are_hallucinated():
+    tags = [np.array(each, dtype=np.bool_) for each in ([1, 1, 0, 0, 1], [1, 0, 1, 0, 1], [1, 1, 1, 1, 0])]
+    gold, predicted, known = tags
+    assert count_tokens(gold=gold, predicted=predicted, known=known) == Counts(shared=1, predicted=2, gold=2)
 
 
 typed_spans = st.lists(
@@ -184,6 +160,10 @@ typed_spans = st.lists(
     ),
     max_size=5,
 )
+
+
+def mark(characters: set[int]) -> np.ndarray:
+    return np.isin(np.arange(N), list(characters))
 
 
 @given(typed_spans, typed_spans, st.randoms())
@@ -209,6 +189,9 @@ def test_counts_are_those_of_plain_sets_in_whatever_order_the_spans_come(gold, p
     gold_pairs = {pair for pair in gold_pairs if pair[0] not in left_out}
     typed = Counts(len(gold_pairs & found_pairs), len(found_pairs), len(gold_pairs))
     assert count_typed_characters(caption, spans) == typed
+    assert count_tokens(gold=mark(c_gold), predicted=mark(c_found), known=np.ones(N, dtype=np.bool_)) == Counts(
+        len(c_gold & c_found), len(c_found), len(c_gold)
+    )
 
     random.shuffle(gold)
     random.shuffle(predicted)

@@ -266,6 +266,7 @@ def save_tiny(name: str, folder: Path) -> None:
         file.write_text(json.dumps(config))
         return
     config, processor = _BUILD[name]()
+    config.random_weights = True
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)

@@ -62,6 +62,7 @@ def save_tiny_llava(folder: Path) -> None:
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
         tie_word_embeddings=True,
+        random_weights=True,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -18,6 +18,7 @@ def part(macro, char_f1, typed):
         "n": {"captions": 1200, "sentences": 10, "incorrect": 2, "unknown": 2},
         "sentence": {"auroc": {"macro": macro}},
         "span": {"char": {"f1": char_f1}, "typed_char_f1": typed},
+        "ci95": {"sentence.auroc.macro": [0.9, 0.99], "sentence.auroc.by_generator.narrator": [0.91, 0.98]},
         "by_generator": {
             "narrator": {
                 "n": {"captions": 1200, "sentences": 10, "incorrect": 2, "unknown": 2},
@@ -31,19 +32,23 @@ def part(macro, char_f1, typed):
 
 METRICS = {
     "test_heldout": part(0.9712, 0.8, None),
-    "blind": {"sentence.auroc.macro": 0.51},
-    "baselines": {"bag_of_words": {"sentence.auroc.macro": 0.55}},
+    "blind": {"title": "images exchanged", "sentence.auroc.macro": 0.51, "span.char.f1": 0.2},
+    "baselines": {
+        "bow": {"title": "bag of words", "sentence.auroc.macro": 0.55, "ci95": {"sentence.auroc.macro": [0.5, 0.6]}},
+        "zero_shot": {"title": "zero-shot, x", "sentence.auroc.macro": None, "random_weights": True},
+    },
     "reasons": {},
 }
 
 
 def test_figures_stand_by_part_and_generator_beside_those_without_the_image():
-    text = shown(metrics_table(METRICS))
+    text = shown(metrics_table(METRICS), 100)
     rows = [line.split() for line in text.splitlines()]
-    assert ["test_heldout", "all", "1,200", "25%", "0.971", "0.800", "-"] in rows
-    assert ["narrator", "1,200", "25%", "0.971", "0.800", "-"] in rows
-    assert ["test_heldout", "images", "exchanged", "0.510"] in rows
-    assert ["test_heldout", "bag", "of", "words", "alone", "0.550"] in rows
+    assert ["test_heldout", "all", "1,200", "25%", "0.971", "0.900-0.990", "0.800", "-"] in rows
+    assert ["narrator", "1,200", "25%", "0.971", "0.910-0.980", "0.800", "-"] in rows
+    assert ["images", "exchanged", "0.510", "0.200"] in rows
+    assert ["bag", "of", "words", "0.550", "0.500-0.600", "-"] in rows
+    assert ["zero-shot,", "x", "(random", "weights)", "-", "-"] in rows
 
 
 def test_the_trained_share_is_shown_for_each_component_and_for_all():

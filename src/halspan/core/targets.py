@@ -57,26 +57,43 @@ def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: 
         DataError: the caption names a type that is not in the taxonomy.
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
-    tagged = tag_tokens(offsets, caption.spans, caption.text)
-    n_sentences = len(caption.sentences)
-    is_correct = np.array([sentence.label == "correct" for sentence in caption.sentences])
+    hallucinated, known = token_labels(caption, offsets)
+    has_tokens = _mark(token_sentence, len(caption.sentences))
     is_incorrect = np.array([sentence.label == "incorrect" for sentence in caption.sentences])
-    is_localised = is_correct | (is_incorrect & _mark(token_sentence[tagged], n_sentences))
-    has_tokens = _mark(token_sentence, n_sentences)
-    weak = has_tokens & is_incorrect & ~is_localised
-    token_mask = np.append(is_localised, False)[token_sentence]  # -1 finds the False
-    token = tagged & token_mask
+    weak = has_tokens & is_incorrect & ~_mark(token_sentence[known], len(caption.sentences))
     targets = [sentence.target for sentence in caption.sentences]
     return CaptionTargets(
-        token=token.astype(np.float32),
-        token_mask=token_mask,
-        token_type=np.where(token, _span_types(caption, offsets, taxonomy), NO_TYPE),
+        token=hallucinated.astype(np.float32),
+        token_mask=known,
+        token_type=np.where(hallucinated, _span_types(caption, offsets, taxonomy), NO_TYPE),
         token_sentence=token_sentence,
         sentence=np.array([target or 0 for target in targets], dtype=np.float32),
         sentence_mask=has_tokens & np.array([target is not None for target in targets]),
         weak=weak,
         weak_types=_sentence_types(caption, taxonomy) * weak[:, None],
     )
+
+
+def token_labels(
+    caption: Caption, offsets: Int[ndarray, "token 2"]
+) -> tuple[Bool[ndarray, "token"], Bool[ndarray, "token"]]:
+    """Say which tokens are hallucinated, and of which that is known.
+
+    Args:
+        caption: the caption with its annotation.
+        offsets: its tokens' character ranges in its text.
+
+    Returns:
+        Where at least half of a token's ink is hallucinated; and where that is known: in correct sentences, and in
+        incorrect ones that spans localise. What is not known is not hallucinated either.
+    """
+    token_sentence = range_of_token(offsets, caption.sentences, caption.text)
+    tagged = tag_tokens(offsets, caption.spans, caption.text)
+    is_correct = np.array([sentence.label == "correct" for sentence in caption.sentences])
+    is_incorrect = np.array([sentence.label == "incorrect" for sentence in caption.sentences])
+    is_localised = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
+    known = np.append(is_localised, False)[token_sentence]  # -1 finds the False
+    return tagged & known, known
 
 
 def _mark(sentences: Int[ndarray, "token"], n_sentences: int) -> Bool[ndarray, "sentence"]:

@@ -1,66 +1,85 @@
-"""Judging a detector: parts of a corpus scored, decided with what was tuned on validation, and summarised."""
+"""Judging predictions: every figure of a part, of each of its generators, and the intervals around them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from halspan.core.captions import Prediction
-from halspan.data.jsonl import write_jsonl
-from halspan.data.rows import Row
+from halspan.core.targets import token_labels
 from halspan.inference.scoring import CaptionScores
-from halspan.inference.tuning import Tuned, predict, tune
+from halspan.inference.tuning import Tuned, token_probabilities
+from halspan.metrics.bootstrap import intervals
+from halspan.metrics.span import Counts, count_tokens
 from halspan.metrics.summary import summarize
 
-Score = Callable[[Sequence[Row]], Iterable[CaptionScores]]
-VAL = "val"
+OWN_TOKENS = "of this backbone's tokens; do not compare across tokenizers"
+_OF_ROW = ("sentence.auroc.macro", "sentence.auroc.pooled", "span.char.f1")
 
 
-def evaluate(
-    parts: Mapping[str, Sequence[Row]],
-    *,
-    score: Score,
-    taxonomy: Sequence[str],
-    folder: Path,
-    tuned: Tuned | None = None,
-) -> tuple[dict[str, Any], Tuned]:
-    """Score parts of a corpus, leave the predictions of each as `<part>.jsonl`, and compute its figures.
+def judge_part(
+    predictions: Sequence[Prediction], *, images: Sequence[str], threshold: float = 0.5, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compute every figure of a part, of each generator, and 95 % intervals by a bootstrap over images.
 
     Args:
-        parts: rows by the name of their part; with `val` if nothing is tuned yet.
-        score: what the detector says about rows, in their order.
-        taxonomy: the detector's types.
-        folder: where the predictions go.
-        tuned: temperature and decoding; None tunes them on `val`.
+        predictions: of all captions of the part.
+        images: what tells the images of the captions apart: their contents' hashes.
+        threshold: a sentence counts as called incorrect from this P(incorrect) on.
+        seed: of the bootstrap.
 
     Returns:
-        The figures of each part, under `reasons` why a figure is null; and what was tuned.
+        The figures, as `metrics.json` has them for a part; and by dotted path why one is null.
     """
-    scored: dict[str, Iterable[CaptionScores]] = {}
-    if tuned is None:
-        scored[VAL] = val = list(score(parts[VAL]))
-        tuned = tune(val, taxonomy)
-    metrics: dict[str, Any] = {}
-    reasons: dict[str, str] = {}
-    for part, rows in parts.items():
-        predictions = list(predict(scored.pop(part) if part in scored else score(rows), tuned, taxonomy))
-        write_jsonl(folder / f"{part}.jsonl", (prediction.to_record() for prediction in predictions))
-        figures, missing = summarize(predictions)
-        metrics[part] = figures | {"by_generator": _by_generator(predictions)}
-        reasons |= {f"{part}.{path}": reason for path, reason in missing.items()}
-    return metrics | {"reasons": reasons}, tuned
+    figures, reasons = summarize(predictions, threshold=threshold)
+    ranges, without = intervals(predictions, images=images, threshold=threshold, seed=seed)
+    figures["by_generator"] = _by_generator(predictions)
+    figures["ci95"] = {path: list(limits) for path, limits in ranges.items()}
+    return figures, reasons | {f"ci95.{path}": reason for path, reason in without.items()}
 
 
-def evaluate_blind(rows: Sequence[Row], *, score: Score, tuned: Tuned, taxonomy: Sequence[str]) -> dict[str, Any]:
-    """Compute how well the detector tells incorrect sentences of captions that have each other's images.
+def judge_row(
+    title: str, predictions: Sequence[Prediction], *, images: Sequence[str], seed: int = 0, **more: Any
+) -> dict[str, Any]:
+    """Compute what a table of detectors shows of one of them, with intervals.
 
     Args:
-        rows: captions whose images were exchanged.
-        score: what the detector says about rows.
-        tuned: temperature and decoding.
-        taxonomy: the detector's types.
+        title: what the row is called.
+        predictions: of all captions of the part.
+        images: what tells the images of the captions apart.
+        seed: of the bootstrap.
+        **more: what else the row says.
     """
-    figures = summarize(list(predict(score(rows), tuned, taxonomy)))[0]["sentence"]["auroc"]
-    return {"sentence.auroc.macro": figures["macro"], "sentence.auroc.by_generator": figures["by_generator"]}
+    figures, _ = summarize(predictions)
+    ranges, _ = intervals(predictions, images=images, seed=seed)
+    auroc = figures["sentence"]["auroc"]
+    marks_words = any(item.spans for item in predictions)
+    shown = _OF_ROW if marks_words else _OF_ROW[:-1]
+    return {
+        "title": title,
+        "sentence.auroc.macro": auroc["macro"],
+        "sentence.auroc.pooled": auroc["pooled"],
+        "sentence.auroc.by_generator": auroc["by_generator"],
+        "span.char.f1": figures["span"]["char"]["f1"] if marks_words else None,
+        "ci95": {path: list(limits) for path, limits in ranges.items() if path in shown},
+        "n_unscored": figures["n"]["unscored"],
+        **more,
+    }
+
+
+def judge_tokens(scores: Iterable[CaptionScores], tuned: Tuned) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compute precision, recall and F1 over the backbone's own tokens, at the decoding threshold.
+
+    Returns:
+        The entry `token` of a part in `metrics.json`; and by dotted path why a figure is null.
+    """
+    counts = Counts()
+    for item in scores:
+        gold, known = token_labels(item.caption, item.offsets)
+        predicted = token_probabilities(item, tuned) >= tuned.decoding.threshold
+        counts += count_tokens(gold=gold, predicted=predicted, known=known)
+    figures = {"precision": counts.precision if counts.gold else None, "recall": counts.recall, "f1": counts.f1}
+    why = "nothing is predicted" if counts.gold else "no gold spans"
+    reasons = {f"token.{name}": why for name, value in figures.items() if value is None}
+    return figures | {"note": OWN_TOKENS}, reasons
 
 
 def _by_generator(predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:

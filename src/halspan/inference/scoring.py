@@ -1,4 +1,4 @@
-"""What a detector says about captions, before anything is decided: logits and probabilities, one caption at a time."""
+"""What a detector says about captions, before anything is calibrated or decided, one caption at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 from PIL.Image import Image
 
 from halspan.core.captions import Caption
+from halspan.core.cost import Cost
+from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.data.rows import Row
 from halspan.models.batch import Batch
@@ -28,7 +30,7 @@ class CaptionScores:
     Attributes:
         caption: the caption.
         offsets: characters `[start, end)` of each token in the caption's text.
-        p_token: probability that a token is hallucinated.
+        token_logit: logit of P(hallucinated) of each token, not calibrated.
         p_type: probability of each type of the taxonomy, given that the token is hallucinated.
         sentence_logit: logit of P(incorrect) of each sentence, not calibrated; None where it is unscored.
         unscored: why a sentence has no logit; None where it has one.
@@ -36,7 +38,7 @@ class CaptionScores:
 
     caption: Caption
     offsets: Int[ndarray, "token 2"]
-    p_token: Float32[ndarray, "token"]
+    token_logit: Float[ndarray, "token"]
     p_type: Float32[ndarray, "token type"]
     sentence_logit: tuple[float | None, ...]
     unscored: tuple[str | None, ...]
@@ -50,6 +52,7 @@ def score(
     read_image: ReadImage,
     rows_per_pass: int,
     autocast: torch.dtype | None = None,
+    on_pass: Callable[[Cost], None] | None = None,
 ) -> Iterator[CaptionScores]:
     """Score captions on the detector's device, in the order of the rows.
 
@@ -60,9 +63,11 @@ def score(
         read_image: gives the RGB image behind a row's path.
         rows_per_pass: rows of one forward pass.
         autocast: lower precision of the forward pass; None keeps the weights' own.
+        on_pass: is told what each forward pass cost.
 
     Raises:
         DataError: an image cannot be read.
+        ModelError: the detector gives scores that are not finite numbers.
     """
     detector.eval()
     device = next(detector.parameters()).device
@@ -73,19 +78,32 @@ def score(
         precision = nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
         with torch.inference_mode(), precision:
             logits = detector(batch)
+        _check_finite(logits, batch)
+        if on_pass is not None:
+            on_pass(batch.cost)
         yield from _by_caption(batch, logits)
+
+
+def _check_finite(logits: Logits, batch: Batch) -> None:
+    scored = [reason is None for reasons in batch.unscored for reason in reasons]
+    sentence = logits.sentence[torch.tensor(scored, device=logits.sentence.device)]
+    if not all(torch.isfinite(scores).all() for scores in (logits.token, logits.type, sentence)):
+        raise ModelError(
+            f"the detector gives scores that are not finite numbers, first for captions such as "
+            f"{batch.captions[0].id!r}; its weights are damaged, or trainer.precision is too low for them"
+        )
 
 
 def _by_caption(batch: Batch, logits: Logits) -> Iterator[CaptionScores]:
     """Cut a batch's logits into captions."""
-    p_token = np.split(logits.token.float().sigmoid().cpu().numpy(), np.cumsum(batch.tokens_per_caption))
+    token = np.split(logits.token.float().cpu().numpy(), np.cumsum(batch.tokens_per_caption))
     p_type = np.split(logits.type.float().softmax(dim=-1).cpu().numpy(), np.cumsum(batch.tokens_per_caption))
     sentence = np.split(logits.sentence.float().cpu().numpy(), np.cumsum(batch.sentences_per_caption))
     for number, (caption, unscored) in enumerate(zip(batch.captions, batch.unscored, strict=True)):
         yield CaptionScores(
             caption=caption,
             offsets=batch.offsets[number],
-            p_token=p_token[number],
+            token_logit=token[number],
             p_type=p_type[number],
             sentence_logit=tuple(
                 float(logit) if reason is None else None

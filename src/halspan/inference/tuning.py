@@ -1,4 +1,4 @@
-"""What is tuned on the validation part alone: the temperature of sentence scores and the decoding of spans."""
+"""What is fitted on the validation part alone: temperatures, the threshold of sentences, the decoding of spans."""
 
 import logging
 import math
@@ -12,7 +12,9 @@ from numpy import ndarray
 
 from halspan.core.captions import PredictedSpan, Prediction, SentenceScore
 from halspan.core.decoding import DecodingParameters, decode
+from halspan.core.targets import token_labels
 from halspan.inference.scoring import CaptionScores
+from halspan.metrics.sentence import best_f1_threshold
 from halspan.metrics.span import count_characters
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ GRID: dict[str, tuple[Any, ...]] = {
 }
 MAX_TUNING_CAPTIONS = 2000
 _LARGEST_INVERSE = 20.0
+_LARGEST_LOGIT = 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,61 +37,66 @@ class Tuned:
     """What turns a detector's scores into predictions.
 
     Attributes:
-        temperature: sentence logits are divided by it.
+        temperature: logits of sentences are divided by it.
+        token_temperature: logits of tokens are divided by it.
+        threshold: a sentence is called incorrect from this P(incorrect) on.
         decoding: how token probabilities become spans.
     """
 
-    temperature: float
-    decoding: DecodingParameters
+    temperature: float = 1.0
+    token_temperature: float = 1.0
+    threshold: float = 0.5
+    decoding: DecodingParameters = UNTUNED
 
     def to_record(self) -> dict[str, Any]:
         """Give the JSON object that `from_record` reads."""
-        return {"temperature": self.temperature, "decoding": asdict(self.decoding)}
+        return asdict(self)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Tuned":
         """Read what `to_record` gave."""
-        return cls(temperature=record["temperature"], decoding=DecodingParameters(**record["decoding"]))
+        return cls(**record | {"decoding": DecodingParameters(**record["decoding"])})
 
 
 def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
-    """Fit the temperature to the labels of sentences, and choose the decoding with the highest character F1.
+    """Fit everything: temperatures to labels, the threshold to F1 of sentences, decoding to F1 of characters.
 
     Args:
         scores: of the validation part.
         taxonomy: the detector's types.
     """
-    pairs = [
-        (logit, sentence.label == "incorrect")
-        for item in scores
-        for sentence, logit in zip(item.caption.sentences, item.sentence_logit, strict=True)
-        if logit is not None and sentence.label in ("correct", "incorrect")
-    ]
-    logits, incorrect = (np.array(column) for column in zip(*pairs, strict=True)) if pairs else (np.zeros(0),) * 2
-    temperature = fit_temperature(logits, incorrect.astype(bool))
-    return Tuned(temperature=temperature, decoding=tune_decoding(scores, taxonomy))
+    logits, incorrect = _labelled_sentences(scores)
+    temperature = fit_temperature(logits, incorrect, what="sentences")
+    token_temperature = fit_temperature(*_labelled_tokens(scores), what="tokens")
+    threshold = best_f1_threshold(sigmoid(logits / temperature), incorrect)
+    tuned = Tuned(
+        temperature=temperature,
+        token_temperature=token_temperature,
+        threshold=0.5 if threshold is None else threshold,
+    )
+    return replace(tuned, decoding=tune_decoding(scores, tuned, taxonomy))
 
 
-def fit_temperature(logits: Float[ndarray, "sentence"], incorrect: Bool[ndarray, "sentence"]) -> float:
+def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "item"], *, what: str) -> float:
     """Find the temperature T that makes sigmoid(logit / T) most likely (Guo et al. 2017, arXiv 1706.04599).
 
     The mean negative log-likelihood is convex in 1 / T; its slope is bisected.
 
     Args:
-        logits: of P(incorrect).
-        incorrect: the labels.
+        logits: of sentences or tokens.
+        positive: their labels.
+        what: they are, for the log.
 
     Returns:
         The temperature, 0.05 or more; 1 where there is only one class, which says nothing about it.
     """
-    if len(set(incorrect.tolist())) < 2:
-        logger.warning("the validation part has one class only: the temperature stays 1")
+    if positive.all() or not positive.any():
+        logger.warning("the validation part has one class of %s only: their temperature stays 1", what)
         return 1.0
     low, high = 0.0, _LARGEST_INVERSE
     for _ in range(50):
         inverse = (low + high) / 2
-        p_incorrect = 1 / (1 + np.exp(-np.clip(inverse * logits, -50, 50)))
-        slope = float(np.mean((p_incorrect - incorrect) * logits))
+        slope = float(np.mean((sigmoid(inverse * logits) - positive) * logits))
         low, high = (inverse, high) if slope < 0 else (low, inverse)
     return 1 / max(high, 1 / 1000)
 
@@ -97,33 +105,37 @@ def predict(scores: Iterable[CaptionScores], tuned: Tuned, taxonomy: Sequence[st
     """Decide: calibrated probabilities of sentences, and spans."""
     for item in scores:
         sentences = tuple(
-            SentenceScore(None, reason) if logit is None else SentenceScore(_sigmoid(logit / tuned.temperature))
+            SentenceScore(None, reason) if logit is None else SentenceScore(float(sigmoid(logit / tuned.temperature)))
             for logit, reason in zip(item.sentence_logit, item.unscored, strict=True)
         )
-        yield Prediction(item.caption, sentences, decode_scores(item, tuned.decoding, taxonomy))
+        yield Prediction(item.caption, sentences, decode_scores(item, tuned, taxonomy))
 
 
-def decode_scores(
-    scores: CaptionScores, parameters: DecodingParameters, taxonomy: Sequence[str]
-) -> tuple[PredictedSpan, ...]:
+def token_probabilities(scores: CaptionScores, tuned: Tuned) -> Float[ndarray, "token"]:
+    """Give the calibrated probability of each token to be hallucinated."""
+    return sigmoid(scores.token_logit / tuned.token_temperature)
+
+
+def decode_scores(scores: CaptionScores, tuned: Tuned, taxonomy: Sequence[str]) -> tuple[PredictedSpan, ...]:
     """Mark the spans of one caption, inside its scored sentences."""
     pairs = zip(scores.caption.sentences, scores.sentence_logit, strict=True)
     return decode(
         text=scores.caption.text,
         offsets=scores.offsets,
-        p_token=scores.p_token,
+        p_token=token_probabilities(scores, tuned),
         p_type=scores.p_type,
         taxonomy=taxonomy,
         sentences=[sentence for sentence, logit in pairs if logit is not None],
-        parameters=parameters,
+        parameters=tuned.decoding,
     )
 
 
-def tune_decoding(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> DecodingParameters:
+def tune_decoding(scores: Sequence[CaptionScores], tuned: Tuned, taxonomy: Sequence[str]) -> DecodingParameters:
     """Choose each decoding parameter in turn by the character F1, with the best values of those before it.
 
     Args:
         scores: of the validation part; every n-th counts, so that they are at most `MAX_TUNING_CAPTIONS`.
+        tuned: temperatures.
         taxonomy: the detector's types.
 
     Returns:
@@ -133,7 +145,8 @@ def tune_decoding(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> D
     best, best_f1 = UNTUNED, 0.0
     for name, values in GRID.items():
         for parameters in [replace(best, **{name: value}) for value in values]:
-            pairs = ((item.caption, decode_scores(item, parameters, taxonomy)) for item in sample)
+            tried = replace(tuned, decoding=parameters)
+            pairs = ((item.caption, decode_scores(item, tried, taxonomy)) for item in sample)
             if (f1 := count_characters(pairs).f1) is None:
                 logger.warning("the validation part has no spans: the decoding stays untuned")
                 return UNTUNED
@@ -143,5 +156,38 @@ def tune_decoding(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> D
     return best
 
 
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
+def sigmoid(logits: Float[ndarray, "..."] | float) -> Float[ndarray, "..."]:
+    """Turn logits into probabilities."""
+    with np.errstate(over="ignore"):  # exp gives infinity, and that the right probability, 0
+        probabilities: ndarray = 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+    return probabilities
+
+
+def logits_of(probabilities: Float[ndarray, "..."] | float) -> Float[ndarray, "..."]:
+    """Turn probabilities into logits; those of 0 and 1 are cut at 50 nats."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(probabilities) - np.log1p(-np.asarray(probabilities, dtype=np.float64))
+    clipped: ndarray = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    return clipped
+
+
+def _labelled_sentences(
+    scores: Sequence[CaptionScores],
+) -> tuple[Float[ndarray, "sentence"], Bool[ndarray, "sentence"]]:
+    pairs = [
+        (logit, sentence.label == "incorrect")
+        for item in scores
+        for sentence, logit in zip(item.caption.sentences, item.sentence_logit, strict=True)
+        if logit is not None and sentence.label in ("correct", "incorrect")
+    ]
+    logits, incorrect = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(logits, dtype=np.float64), np.array(incorrect, dtype=np.bool_)
+
+
+def _labelled_tokens(scores: Sequence[CaptionScores]) -> tuple[Float[ndarray, "token"], Bool[ndarray, "token"]]:
+    logits, hallucinated = [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
+    for item in scores:
+        is_hallucinated, is_known = token_labels(item.caption, item.offsets)
+        logits.append(item.token_logit[is_known].astype(np.float64))
+        hallucinated.append(is_hallucinated[is_known])
+    return np.concatenate(logits), np.concatenate(hallucinated)

@@ -1,14 +1,49 @@
 """How well probabilities tell incorrect sentences from correct ones; the positive class is incorrect.
 
-Axis: `sentence`.
+Scores that are not finite are a DataError in every figure. Axes: `sentence`, `point`, `bin`.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+
+from halspan.core.errors import DataError
 
 Scores = Float[ndarray, "sentence"]
 Labels = Bool[ndarray, "sentence"]
+
+
+@dataclass(frozen=True, slots=True)
+class RocCurve:
+    """The rates of a threshold at each distinct score, the highest first, behind the origin.
+
+    Attributes:
+        fpr: share of the correct sentences that score as high as the threshold.
+        tpr: share of the incorrect ones.
+        threshold: infinite at the origin, where no sentence does.
+    """
+
+    fpr: Float[ndarray, "point"]
+    tpr: Float[ndarray, "point"]
+    threshold: Float[ndarray, "point"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Bins of sentences by probability, the lowest first; none is empty.
+
+    Attributes:
+        mean_probability: what the detector says.
+        share_incorrect: what the labels say.
+        count: sentences.
+    """
+
+    mean_probability: Float[ndarray, "bin"]
+    share_incorrect: Float[ndarray, "bin"]
+    count: Int[ndarray, "bin"]
 
 
 def auroc(scores: Scores, labels: Labels) -> float | None:
@@ -21,12 +56,51 @@ def auroc(scores: Scores, labels: Labels) -> float | None:
     Returns:
         Exact, by ranks (Mann-Whitney U); None if there is only one class.
     """
+    _check_finite(scores)
     n_positive = int(labels.sum())
     n_negative = len(labels) - n_positive
     if not n_positive or not n_negative:
         return None
     u = _mean_ranks(scores)[labels].sum() - n_positive * (n_positive + 1) / 2
     return float(u / (n_positive * n_negative))
+
+
+def macro(figures: Iterable[float | None]) -> float | None:
+    """Mean of the figures that there are, each generator counting the same; None if there is none."""
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None
+
+
+def roc_curve(scores: Scores, labels: Labels) -> RocCurve | None:
+    """Trade false alarms for hits, threshold by threshold; None if there is only one class.
+
+    Args:
+        scores: higher means more likely incorrect.
+        labels: true for incorrect.
+    """
+    level, n_at_level, n_hits = _levels(scores, labels)
+    if _is_one_class(labels):
+        return None
+    return RocCurve(
+        fpr=_cumulative_share(n_at_level - n_hits),
+        tpr=_cumulative_share(n_hits),
+        threshold=np.concatenate([[np.inf], level]),
+    )
+
+
+def recall_at_fpr(scores: Scores, labels: Labels, *, fpr: float = 0.10) -> float | None:
+    """Highest share of incorrect sentences found by a threshold that calls at most `fpr` of the correct ones incorrect.
+
+    Args:
+        scores: higher means more likely incorrect.
+        labels: true for incorrect.
+        fpr: false positive rate allowed, 0 to 1; nothing is interpolated between thresholds.
+
+    Returns:
+        0 to 1; None if there is only one class.
+    """
+    curve = roc_curve(scores, labels)
+    return None if curve is None else float(curve.tpr[curve.fpr <= fpr].max())
 
 
 def average_precision(scores: Scores, labels: Labels) -> float | None:
@@ -39,35 +113,118 @@ def average_precision(scores: Scores, labels: Labels) -> float | None:
     Returns:
         As scikit-learn's `average_precision_score`; None if there is only one class.
     """
-    if labels.all() or not labels.any():
+    _, n_at_level, n_hits = _levels(scores, labels)
+    if _is_one_class(labels):
         return None
-    _, level, n_at_level = np.unique(-scores, return_inverse=True, return_counts=True)
-    hits = np.bincount(level, weights=labels)
-    precision = hits.cumsum() / n_at_level.cumsum()
-    return float(precision @ hits / labels.sum())
+    return float((n_hits.cumsum() / n_at_level.cumsum()) @ n_hits / labels.sum())
 
 
 def brier(probabilities: Scores, labels: Labels) -> float | None:
     """Mean squared difference between probability and label (1 for incorrect); None without sentences."""
+    _check_finite(probabilities)
     return float(np.mean((probabilities - labels) ** 2)) if len(labels) else None
 
 
-def ece(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> float | None:
-    """Expected calibration error over bins that hold equally many sentences; equal probabilities share a bin.
+def accuracy(probabilities: Scores, labels: Labels, *, threshold: float) -> float | None:
+    """Share of sentences on the right side of the threshold (incorrect at or above it); None without sentences."""
+    _check_finite(probabilities)
+    return float(np.mean((probabilities >= threshold) == labels)) if len(labels) else None
+
+
+def f1(probabilities: Scores, labels: Labels, *, threshold: float) -> float | None:
+    """Harmonic mean of precision and recall of the sentences called incorrect, those at or above the threshold.
+
+    Returns:
+        0 to 1, 0 if none is called incorrect; None if no sentence is incorrect.
+    """
+    _check_finite(probabilities)
+    called = probabilities >= threshold
+    n_incorrect = labels.sum()
+    return float(2 * (called & labels).sum() / (called.sum() + n_incorrect)) if n_incorrect else None
+
+
+def best_f1_threshold(probabilities: Scores, labels: Labels) -> float | None:
+    """Find the threshold with the highest F1 of incorrect sentences.
 
     Args:
         probabilities: of being incorrect.
         labels: true for incorrect.
-        n_bins: 15, as Guo et al. 2017 (arXiv 1706.04599), whose bins are equally wide.
 
     Returns:
-        The mean over sentences of |mean probability - share of incorrect| in their bin; None without sentences.
+        Halfway between two scores, or the lowest score; of equally good ones the nearest to 0.5. None if there is only
+        one class.
     """
+    level, n_at_level, n_hits = _levels(probabilities, labels)
+    if _is_one_class(labels):
+        return None
+    figure = 2 * n_hits.cumsum() / (n_at_level.cumsum() + labels.sum())
+    next_level = np.append(level[1:], level[-1])
+    middle = (level + next_level) / 2
+    threshold = np.where(middle > next_level, middle, level)  # the lowest has no next one, adjacent floats no middle
+    best = threshold[figure == figure.max()]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def reliability(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> Reliability:
+    """Compare probabilities with labels in bins that hold equally many sentences; equal probabilities share a bin.
+
+    Args:
+        probabilities: of being incorrect.
+        labels: true for incorrect.
+        n_bins: 15, as Guo et al. 2017 (arXiv 1706.04599), whose bins are equally wide; ties can leave fewer.
+    """
+    _check_finite(probabilities)
+    n_below = _mean_ranks(probabilities) - 0.5
+    bins = (n_below * n_bins / max(len(labels), 1)).astype(np.int64)
+    count = np.bincount(bins, minlength=n_bins)
+    kept = count > 0
+    mean_probability, share_incorrect = (
+        np.bincount(bins, weights=values, minlength=n_bins)[kept] / count[kept] for values in (probabilities, labels)
+    )
+    return Reliability(mean_probability, share_incorrect, count[kept])
+
+
+def ece(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> float | None:
+    """Expected calibration error: the mean over sentences of |mean probability - share of incorrect| in their bin.
+
+    Args:
+        probabilities: of being incorrect.
+        labels: true for incorrect.
+        n_bins: as for `reliability`.
+
+    Returns:
+        0 to 1; None without sentences.
+    """
+    bins = reliability(probabilities, labels, n_bins=n_bins)
     if not len(labels):
         return None
-    n_below = _mean_ranks(probabilities) - 0.5
-    bins = (n_below * n_bins / len(labels)).astype(np.int64)
-    return float(np.abs(np.bincount(bins, weights=probabilities - labels)).sum() / len(labels))
+    return float(bins.count @ np.abs(bins.mean_probability - bins.share_incorrect) / len(labels))
+
+
+def _check_finite(scores: Scores) -> None:
+    """Require numbers: comparisons with NaN are false, so it would count as some score without anybody noticing."""
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise DataError(
+            f"scores: {scores[wrong[0]]} at sentence {wrong[0]}, and {len(wrong)} of {len(scores)} are not finite; "
+            "repair the detector, or leave these sentences out as unscored, with the reason"
+        )
+
+
+def _is_one_class(labels: Labels) -> bool:
+    return bool(labels.all() or not labels.any())
+
+
+def _levels(scores: Scores, labels: Labels) -> tuple[ndarray, ndarray, ndarray]:
+    """Give the distinct scores, the highest first; how many sentences have each; how many of these are incorrect."""
+    _check_finite(scores)
+    level, index, n_at_level = np.unique(-scores, return_inverse=True, return_counts=True)
+    return -level, n_at_level, np.bincount(index, weights=labels)
+
+
+def _cumulative_share(counts: ndarray) -> ndarray:
+    """Share of all up to and with each, behind a 0."""
+    return np.concatenate([[0.0], counts.cumsum() / counts.sum()])
 
 
 def _mean_ranks(scores: Scores) -> Scores:

@@ -1,11 +1,10 @@
-"""How well predicted spans match the annotated ones.
+"""How well predicted spans cover the annotated characters, or tokens.
 
 Characters are compared as sets, so overlapping, nested and duplicate spans count a character once. Left out on both
 sides are the characters of sentences that nobody judged (unknown or unlabelled), and of incorrect sentences of which
-nobody said where they are wrong.
+nobody said where they are wrong. Axes: `character`, `token`.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from halspan.core.alignment import Ranged
-from halspan.core.captions import Caption, PredictedSpan, Sentence, Span
+from halspan.core.captions import Caption, PredictedSpan, Sentence
 
 Characters = Bool[ndarray, "character"]
-TypedRange = tuple[int, int, str | None]
+Tokens = Bool[ndarray, "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +66,18 @@ def judged_characters(caption: Caption) -> Characters:
     return judged
 
 
-def judged_ranges(spans: Iterable[Span | PredictedSpan], judged: Characters) -> list[TypedRange]:
-    """Shrink spans to their judged characters; a span without any is left out."""
-    ranges = []
-    for span in spans:
-        positions = np.flatnonzero(judged[span.start : span.end])
-        if len(positions):
-            ranges.append((span.start + int(positions[0]), span.start + int(positions[-1]) + 1, span.type))
-    return ranges
-
-
 def count_characters(pairs: Iterable[tuple[Caption, Sequence[Ranged]]]) -> Counts:
     """Count the characters of captions that are predicted, annotated, or both.
 
     Args:
         pairs: each caption with the spans predicted for it.
     """
-    shared = n_predicted = n_gold = 0
+    total = Counts()
     for caption, spans in pairs:
         if spans or caption.spans:
             judged = judged_characters(caption)
-            predicted, gold = cover(spans, judged), cover(caption.spans, judged)
-            shared += int(np.count_nonzero(predicted & gold))
-            n_predicted += int(np.count_nonzero(predicted))
-            n_gold += int(np.count_nonzero(gold))
-    return Counts(shared, n_predicted, n_gold)
+            total += _count(cover(caption.spans, judged), cover(spans, judged))
+    return total
 
 
 def cover(spans: Iterable[Ranged], judged: Characters) -> Characters:
@@ -105,16 +91,23 @@ def cover(spans: Iterable[Ranged], judged: Characters) -> Characters:
 
 def count_typed_characters(caption: Caption, predicted: Sequence[PredictedSpan]) -> Counts:
     """Count pairs of character and type; annotated characters without a type are left out on both sides."""
+    return sum(count_typed_characters_by_type(caption, predicted).values(), Counts())
+
+
+def count_typed_characters_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[str | None, Counts]:
+    """Count the characters of each type that is annotated or predicted; those annotated without one are left out.
+
+    A predicted span without a type is of the type None, which is never annotated.
+    """
     typed = [span for span in caption.spans if span.type is not None]
     judged = judged_characters(caption)
     judged &= cover(typed, judged) | ~cover(caption.spans, judged)
-    total = Counts()
+    counts = {}
     for name in {span.type for span in typed} | {span.type for span in predicted}:
         gold_of = cover([span for span in typed if span.type == name], judged)
         predicted_of = cover([span for span in predicted if span.type == name], judged)
-        n_shared = int(np.count_nonzero(gold_of & predicted_of))
-        total += Counts(n_shared, int(np.count_nonzero(predicted_of)), int(np.count_nonzero(gold_of)))
-    return total
+        counts[name] = _count(gold_of, predicted_of)
+    return counts
 
 
 def count_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[str, Counts]:
@@ -141,30 +134,19 @@ def iou(caption: Caption, predicted: Sequence[PredictedSpan]) -> float:
     return float(np.count_nonzero(found & gold) / n_union) if n_union else 1.0
 
 
-def count_strict(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start, end and type, one to one."""
-    shared = Counter(gold) & Counter(predicted)
-    return Counts(shared.total(), len(predicted), len(gold))
+def count_tokens(*, gold: Tokens, predicted: Tokens, known: Tokens) -> Counts:
+    """Count tokens that are predicted, annotated, or both.
 
+    What a token is differs between tokenizers, so these figures compare detectors with the same one only.
 
-def count_partial(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start and end, and half of those that overlap, one to one.
-
-    The partial match of MUC and SemEval-2013 task 9, whatever the types. Overlapping spans are paired so that as many
-    as possible are: each predicted span, in order of its end, takes the overlapping one that ends first.
+    Args:
+        gold: tokens that are annotated.
+        predicted: tokens that are called hallucinated.
+        known: tokens that count; of the others nobody said whether they are.
     """
-    golds = Counter((start, end) for start, end, _ in gold)
-    predictions = Counter((start, end) for start, end, _ in predicted)
-    exact = golds & predictions
-    credit: float = exact.total()
-    open_golds = sorted((golds - exact).elements(), key=_end_first)
-    for start, end in sorted((predictions - exact).elements(), key=_end_first):
-        match = next((item for item in open_golds if item[0] < end and start < item[1]), None)
-        if match is not None:
-            open_golds.remove(match)
-            credit += 0.5
-    return Counts(credit, len(predicted), len(gold))
+    return _count(gold & known, predicted & known)
 
 
-def _end_first(item: tuple[int, int]) -> tuple[int, int]:
-    return item[1], item[0]
+def _count(gold: Bool[ndarray, "*any"], predicted: Bool[ndarray, "*any"]) -> Counts:
+    n_shared, n_predicted, n_gold = (int(np.count_nonzero(each)) for each in (gold & predicted, predicted, gold))
+    return Counts(n_shared, n_predicted, n_gold)

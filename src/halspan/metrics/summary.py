@@ -1,49 +1,34 @@
 """All figures of one part of a split, in the shape of `metrics.json`."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-from numpy import ndarray
 
 from halspan.core.captions import Prediction
-from halspan.metrics.sentence import auroc, average_precision, brier, ece
-from halspan.metrics.span import (
-    Counts,
-    count_by_type,
-    count_characters,
-    count_partial,
-    count_strict,
-    count_typed_characters,
-    has_no_span,
-    iou,
-    judged_characters,
-    judged_ranges,
+from halspan.metrics.judged import judged_sentences
+from halspan.metrics.sentence import (
+    accuracy,
+    auroc,
+    average_precision,
+    brier,
+    ece,
+    f1,
+    macro,
+    recall_at_fpr,
 )
+from halspan.metrics.slices import slices
+from halspan.metrics.span import Counts, has_no_span
+from halspan.metrics.span_counts import SpanCounts, count_spans
 
 _NO_SENTENCES = "no sentence is both labelled and scored"
 _ONE_CLASS = "one class only"
+_NONE_INCORRECT = "no sentence is incorrect"
 _NO_GOLD = "no gold spans"
 _NO_TYPED_GOLD = "no gold span has a type"
 _NOTHING_PREDICTED = "nothing is predicted"
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedSentences:
-    """The sentences that are labelled correct or incorrect, and scored.
-
-    Attributes:
-        p_incorrect: what the detector says.
-        incorrect: what the label says.
-        generator: of the sentence's caption.
-    """
-
-    p_incorrect: Float[ndarray, "sentence"]
-    incorrect: Bool[ndarray, "sentence"]
-    generator: ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +38,24 @@ class _Missing:
     reason: str
 
 
-def judged_sentences(predictions: Sequence[Prediction]) -> JudgedSentences:
-    """Collect the sentences that sentence figures count."""
-    rows = [
-        (score.p_incorrect, sentence.label == "incorrect", prediction.caption.generator)
-        for prediction in predictions
-        for sentence, score in zip(prediction.caption.sentences, prediction.sentences, strict=True)
-        if score.p_incorrect is not None and sentence.label in ("correct", "incorrect")
-    ]
-    return JudgedSentences(
-        np.array([row[0] for row in rows], dtype=np.float64),
-        np.array([row[1] for row in rows], dtype=np.bool_),
-        np.array([row[2] for row in rows], dtype=np.str_),
-    )
-
-
-def summarize(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, str]]:
+def summarize(predictions: Sequence[Prediction], *, threshold: float = 0.5) -> tuple[dict[str, Any], dict[str, str]]:
     """Compute every figure of one part.
 
     Args:
         predictions: of all captions of the part.
+        threshold: sentences count as called incorrect from this p_incorrect on.
 
     Returns:
         The figures, as `metrics.json` nests them, None where one cannot be computed; and for each of these, by its
-        dotted path (`sentence.auroc.by_generator.sd`), the reason.
+        dotted path (`sentence.auroc.by_generator.sd`), the reason. A slice says by its counts why it lacks a figure.
     """
     figures = {
         "n": _count(predictions),
-        "sentence": _sentence_figures(predictions),
-        "span": _span_figures(predictions),
+        "sentence": _sentence_figures(predictions, threshold),
+        "span": _span_figures([count_spans(prediction) for prediction in predictions]),
     }
     reasons: dict[str, str] = {}
-    return _take_reasons(figures, "", reasons), reasons
+    return _take_reasons(figures, "", reasons) | {"slices": slices(predictions)}, reasons
 
 
 def _count(predictions: Sequence[Prediction]) -> dict[str, int]:
@@ -102,7 +73,7 @@ def _count(predictions: Sequence[Prediction]) -> dict[str, int]:
     }
 
 
-def _sentence_figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _sentence_figures(predictions: Sequence[Prediction], threshold: float) -> dict[str, Any]:
     judged = judged_sentences(predictions)
     p, incorrect = judged.p_incorrect, judged.incorrect
     one_class = _ONE_CLASS if len(p) else _NO_SENTENCES
@@ -110,47 +81,58 @@ def _sentence_figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
     for name in sorted({prediction.caption.generator for prediction in predictions}):
         own = judged.generator == name
         by_generator[name] = _figure(auroc(p[own], incorrect[own]), _ONE_CLASS if own.any() else _NO_SENTENCES)
-    known = [value for value in by_generator.values() if isinstance(value, float)]
+    over_generators = macro(value for value in by_generator.values() if isinstance(value, float))
     return {
         "auroc": {
-            "macro": float(np.mean(known)) if known else _Missing("no generator has sentences of both classes"),
+            "macro": _figure(over_generators, "no generator has sentences of both classes"),
             "pooled": _figure(auroc(p, incorrect), one_class),
             "by_generator": by_generator,
         },
         "auprc": _figure(average_precision(p, incorrect), one_class),
+        "recall_at_10fpr": _figure(recall_at_fpr(p, incorrect, fpr=0.10), one_class),
         "brier": _figure(brier(p, incorrect), _NO_SENTENCES),
         "ece": _figure(ece(p, incorrect), _NO_SENTENCES),
+        "threshold": threshold,
+        "accuracy": _figure(accuracy(p, incorrect, threshold=threshold), _NO_SENTENCES),
+        "f1": _figure(f1(p, incorrect, threshold=threshold), _NONE_INCORRECT if len(p) else _NO_SENTENCES),
     }
 
 
-def _span_figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    pairs = [(prediction.caption, prediction.spans) for prediction in predictions]
-    characters = count_characters(pairs)
-    typed, strict, partial = Counts(), Counts(), Counts()
-    by_type: dict[str, Counts] = defaultdict(Counts)
-    for caption, spans in pairs:
-        if not spans and not caption.spans:
-            continue
-        judged = judged_characters(caption)
-        gold, predicted = judged_ranges(caption.spans, judged), judged_ranges(spans, judged)
-        strict += count_strict(gold, predicted)
-        partial += count_partial(gold, predicted)
-        typed += count_typed_characters(caption, spans)
-        for name, counts in count_by_type(caption, spans).items():
-            by_type[name] += counts
-    has_gold = characters.gold > 0
-    precision = characters.precision if has_gold else None
+def _span_figures(captions: Sequence[SpanCounts]) -> dict[str, Any]:
+    def total(counts_of: Callable[[SpanCounts], Counts]) -> Counts:
+        return sum(map(counts_of, captions), Counts())
+
+    typed = total(lambda each: each.typed)
+    with_gold = [each.iou for each in captions if each.char.gold]
+    types = sorted({name for each in captions for name in each.found_by_type})
     return {
-        "char": {
-            "precision": _figure(precision, _NOTHING_PREDICTED if has_gold else _NO_GOLD),
-            "recall": _figure(characters.recall, _NO_GOLD),
-            "f1": _figure(characters.f1, _NO_GOLD),
-        },
-        "typed_char_f1": _figure(typed.f1, _NO_TYPED_GOLD if has_gold else _NO_GOLD),
-        "iou": float(np.mean([iou(*pair) for pair in pairs])) if has_gold else _Missing(_NO_GOLD),
-        "strict": {"f1": _figure(strict.f1, _NO_GOLD)},
-        "partial": {"f1": _figure(partial.f1, _NO_GOLD)},
-        "by_type": {name: {"char_recall": by_type[name].recall} for name in sorted(by_type)},
+        "char": _rates(total(lambda each: each.char)),
+        "typed_char_f1": _figure(typed.f1, _NO_TYPED_GOLD if with_gold else _NO_GOLD),
+        "iou": float(np.mean([each.iou for each in captions])) if with_gold else _Missing(_NO_GOLD),
+        "iou_where_span": float(np.mean(with_gold)) if with_gold else _Missing(_NO_GOLD),
+        "strict": _rates(total(lambda each: each.strict)),
+        "exact": _rates(total(lambda each: each.exact)),
+        "partial": _rates(total(lambda each: each.partial)),
+        "type": _rates(total(lambda each: each.type)),
+        "by_type": {name: _type_figures(captions, name) for name in types},
+    }
+
+
+def _type_figures(captions: Iterable[SpanCounts], name: str) -> dict[str, Any]:
+    found, typed = Counts(), Counts()
+    for each in captions:
+        found += each.found_by_type.get(name, Counts())
+        typed += each.typed_by_type.get(name, Counts())
+    return {"char_recall": found.recall, "typed": _rates(typed)}
+
+
+def _rates(counts: Counts) -> dict[str, Any]:
+    """Give precision, recall and F1; without gold spans none of them says anything."""
+    precision = counts.precision if counts.gold else None
+    return {
+        "precision": _figure(precision, _NOTHING_PREDICTED if counts.gold else _NO_GOLD),
+        "recall": _figure(counts.recall, _NO_GOLD),
+        "f1": _figure(counts.f1, _NO_GOLD),
     }
 
 

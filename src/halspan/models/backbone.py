@@ -90,6 +90,14 @@ def find_family(spec: ModelSpec, config: Any) -> Family:
     return family_of(config.model_type)
 
 
+def is_random(config: Any) -> bool:
+    """Say whether the weights of a transformers configuration are random, so that what the model says means nothing.
+
+    Models that are built to be tried out say so in their configuration: `random_weights`.
+    """
+    return bool(getattr(config, "random_weights", False))
+
+
 def _load(spec: ModelSpec) -> Backbone:
     config = read_config(spec)
     family = find_family(spec, config)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from halspan.core.captions import Caption
+from halspan.core.cost import Cost
 from halspan.core.losses import Targets
 from halspan.core.targets import CaptionTargets
 from halspan.models.context import NO_BLOCK, PADDING, PROMPT
@@ -103,6 +104,11 @@ class Batch:
     def sentences_per_caption(self) -> list[int]:
         """How many of the batch's sentences each caption has."""
         return [len(unscored) for unscored in self.unscored]
+
+    @property
+    def cost(self) -> Cost:
+        """The work of a pass: an image for each row, and all tokens but padding."""
+        return Cost(len(self.segments), int((self.segments != PADDING).sum()), sum(self.sentences_per_caption))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Copy the tensors to a device."""

@@ -119,4 +119,5 @@ def _build_config(tokenizer: PreTrainedTokenizerFast) -> Llama4Config:
         image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
         boi_token_index=tokenizer.convert_tokens_to_ids("<|image_start|>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<|image_end|>"),
+        random_weights=True,  # see `halspan.models.backbone.is_random`
     )

@@ -41,31 +41,40 @@ def weights_table(weights: Sequence[Weights]) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Show the figures of each part and generator, with the image-blind ones beside the held-out part.
+    """Show the figures of each part and generator, with those of controls, baselines and members below.
 
     Args:
         metrics: what `metrics.json` holds.
     """
     table = Table(title="Incorrect sentences (AUROC) and hallucinated words (F1)", **PLAIN)
-    for column in ("part", "generator", "captions", "wrong", *_FIGURES):
-        table.add_column(column, justify="left" if column in ("part", "generator") else "right", no_wrap=True)
+    for column in ("part", "generator", "captions", "wrong", "AUROC", "95 %", *list(_FIGURES)[1:]):
+        is_name = column in ("part", "generator")
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=column != "generator")
     for part, figures in metrics.items():
         if "by_generator" not in figures:
             continue
-        n = figures["n"]
-        table.add_row(part, "all", *_counts(n), *_main_figures(figures), style="bold")
+        auroc, *of_words = _main_figures(figures)
+        table.add_row(part, "all", *_counts(figures["n"]), auroc, _interval(figures), *of_words, style="bold")
         for generator, row in figures["by_generator"].items():
-            table.add_row("", generator, *_counts(row["n"]), *(show(row[path]) for path in _FIGURES.values()))
+            auroc, *of_words = (show(row[path]) for path in _FIGURES.values())
+            interval = _interval(figures, f"sentence.auroc.by_generator.{generator}")
+            table.add_row("", generator, *_counts(row["n"]), auroc, interval, *of_words)
         table.add_section()
-    for name, figures in _controls(metrics).items():
-        table.add_row("test_heldout", name, "", "", show(figures["sentence.auroc.macro"]), "", "")
+    for row in (*_controls(metrics), *metrics.get("members", {}).values()):
+        title = f"{row['title']} (random weights)" if row.get("random_weights") else row["title"]
+        figures = show(row["sentence.auroc.macro"]), _interval(row), show(row.get("span.char.f1")), ""
+        table.add_row("", title, "", "", *figures)
     return table
 
 
-def _controls(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Name what judges held-out captions without their images: the detector itself, and the baselines."""
-    blind = {"images exchanged": metrics["blind"]} if "blind" in metrics else {}
-    return blind | {f"{name.replace('_', ' ')} alone": row for name, row in metrics.get("baselines", {}).items()}
+def _controls(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give the rows of what judges without the images, and of the other baselines."""
+    return [*(metrics[name] for name in ("blind", "blank") if name in metrics), *metrics.get("baselines", {}).values()]
+
+
+def _interval(figures: Mapping[str, Any], path: str = "sentence.auroc.macro") -> str:
+    limits = figures.get("ci95", {}).get(path)
+    return "" if limits is None else "-".join(map(show, limits))
 
 
 def show(figure: float | None) -> str:

@@ -90,7 +90,10 @@ def fit(
     if n_done := _steps_in(run):
         logger.info("continuing after optimiser step %d of %d", n_done, total_steps)
     if n_done < total_steps:
-        module = DetectorModule(detector, optimizer=optimizer, loss=loss, total_steps=total_steps)
+        generators = sorted({caption.generator for row in val for caption in row.captions})
+        module = DetectorModule(
+            detector, optimizer=optimizer, loss=loss, total_steps=total_steps, generators=generators
+        )
         with warnings.catch_warnings():
             # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)

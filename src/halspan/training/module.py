@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 from typing_extensions import override
@@ -15,6 +15,7 @@ from typing_extensions import override
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import TERMS, Targets, Term, combine, count_terms, loss_terms
+from halspan.metrics.shells import SentenceAuroc, TokenF1
 from halspan.models.batch import Batch
 from halspan.models.detector import SpanDetector
 from halspan.training.optimizer import build_optimizer
@@ -34,10 +35,17 @@ class DetectorModule(pl.LightningModule):
         optimizer: rates, decay and schedule.
         loss: weights of the loss terms.
         total_steps: optimiser steps of the whole run.
+        generators: of the captions that validate it.
     """
 
     def __init__(
-        self, detector: SpanDetector, *, optimizer: OptimizerSpec, loss: LossWeights, total_steps: int
+        self,
+        detector: SpanDetector,
+        *,
+        optimizer: OptimizerSpec,
+        loss: LossWeights,
+        total_steps: int,
+        generators: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -47,6 +55,8 @@ class DetectorModule(pl.LightningModule):
         self._loss_weights = loss
         self._total_steps = total_steps
         self._val_sums = torch.zeros(len(TERMS), 2, dtype=torch.float64)
+        self._val_auroc = SentenceAuroc(generators)
+        self._val_token_f1 = TokenF1()
         self._rng: Mapping[str, Any] | None = None
 
     @override
@@ -82,20 +92,30 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def validation_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Add up the loss terms of this device's share."""
+        """Add up the loss terms of this device's share, and what its sentences and tokens are called."""
         for part in batch:
-            terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
+            logits, targets = self.detector(part), _targets(part)
+            self._val_auroc.update(*_labelled_sentences(logits.sentence, part, self._val_auroc.generators))
+            self._val_token_f1.update(targets.token > 0, logits.token > 0, targets.token_mask)
+            terms = loss_terms(logits, targets, self._loss_weights)
             self._val_sums += torch.stack([torch.stack([term.total, term.count]) for term in terms.values()])
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Log the loss over the whole validation part, nats, and the mean of each term that counts something."""
+        """Log the loss over the whole validation part, nats, the mean of each term that counts something, and figures.
+
+        AUROC is over generators, from the scores as they are; F1 of tokens is at P(hallucinated) 0.5.
+        """
         sums = self._sum_over_devices(self._val_sums)
         terms = {name: Term(total, count.long()) for name, (total, count) in zip(TERMS, sums, strict=True)}
         self.log("val/loss", combine(terms, self._loss_weights).float(), prog_bar=True)
         for name, term in terms.items():
             if term.count > 0:
                 self.log(f"val/{name}", (term.total / term.count).float())
+        for name, metric in (("auroc", self._val_auroc), ("token_f1", self._val_token_f1)):
+            if torch.isfinite(figure := metric.compute()):
+                self.log(f"val/{name}", figure, prog_bar=True)
+            metric.reset()
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -185,6 +205,21 @@ def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> Non
             f"{min(there - here, default=None)}) and lacks {len(here - there)} (such as "
             f"{min(here - there, default=None)}); use it with the model.* keys that it was trained with"
         )
+
+
+def _labelled_sentences(
+    logits: Float[Tensor, "sentence"], batch: Batch, generators: Sequence[str]
+) -> tuple[Float[Tensor, "labelled"], Bool[Tensor, "labelled"], Int[Tensor, "labelled"]]:
+    """Give P(incorrect), label and number of the generator of each scored sentence that is correct or incorrect."""
+    rows = [
+        (reason is None and sentence.label in ("correct", "incorrect"), sentence.label == "incorrect", generator)
+        for caption, reasons in zip(batch.captions, batch.unscored, strict=True)
+        for generator in [generators.index(caption.generator)]
+        for sentence, reason in zip(caption.sentences, reasons, strict=True)
+    ]
+    counts, incorrect, generator = torch.tensor(rows, device=logits.device).unbind(dim=1)
+    kept = counts.bool()
+    return logits[kept].sigmoid(), incorrect[kept].bool(), generator[kept]
 
 
 def _targets(batch: Batch) -> Targets:

@@ -40,7 +40,7 @@ class RunDirectory:
 
     @property
     def tuned(self) -> Path:
-        """Temperature and decoding parameters, tuned on the validation part."""
+        """Temperatures, threshold and decoding parameters, tuned on the validation part."""
         return self.path / "tuned.json"
 
     @property
@@ -85,7 +85,9 @@ class RunDirectory:
         if overwrite:
             for path in (self.config, self.split, self.last, self.best, self.tuned, self.metrics, self.wandb_id):
                 path.unlink(missing_ok=True)
-            for name in ("predictions", "logs", "wandb", "evaluations"):
+            for name in ("report.html", "table.md", "table.csv"):
+                (self.path / name).unlink(missing_ok=True)
+            for name in ("predictions", "baselines", "logs", "wandb", "evaluations"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _state(self) -> str | None:

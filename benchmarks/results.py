@@ -1,0 +1,23 @@
+"""Where the benchmarks leave their figures: RESULTS.md, a section for each."""
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def machine() -> str:
+    """Name the machine that the figures are of."""
+    return f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), no GPU"
+
+
+def write_section(heading: str, lines: Sequence[str]) -> None:
+    """Put a section in the place of the one of its heading, or at the end, and print it."""
+    section = "\n".join([heading, "", *lines, ""])
+    before = RESULTS.read_text(encoding="utf-8")
+    kept = re.sub(rf"\n*{heading}\n.*?(?=\n## |\Z)", "", before, flags=re.DOTALL).rstrip()
+    RESULTS.write_text(f"{kept}\n\n{section}", encoding="utf-8")
+    print(section)

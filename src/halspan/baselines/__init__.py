@@ -1,0 +1,1 @@
+"""Baselines: what sentences give away without the image, and what models say that nobody fine-tuned."""

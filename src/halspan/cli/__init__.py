@@ -1,0 +1,39 @@
+"""The `halspan` console command: one module for each of its subjects."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from halspan.cli import data, judge
+from halspan.core.errors import ConfigError, HalspanError
+
+app = typer.Typer(
+    name="halspan",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.command()(judge.judge)
+app.command()(judge.compare)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error that a person can act on becomes one line and exit status 1 (usage: 2)."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        app(args=arguments)
+    except HalspanError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+
+
+@app.callback()
+def _top() -> None:
+    """Find hallucinated words in image captions.
+
+    Start with:  halspan data --help
+    """

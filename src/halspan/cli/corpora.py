@@ -1,0 +1,76 @@
+"""How the console command reads corpora: the options that its commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from halspan.core.errors import ConfigError
+
+if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+    from halspan.data.corpus import Corpus
+
+
+class Format(StrEnum):
+    """How a corpus is written."""
+
+    auto = "auto"
+    jsonl = "jsonl"
+    alignbench = "alignbench"
+    chocolate = "chocolate"
+
+
+class OnProblem(StrEnum):
+    """What to do about a record or an image that cannot be used."""
+
+    stop = "raise"
+    skip = "skip"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How the corpus is written.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option("--images", help="Folder that image paths start from, if not the corpus's own.")
+]
+OnErrorOption = Annotated[
+    OnProblem, typer.Option("--on-error", help="Malformed records: stop, or skip and count them.")
+]
+MissingImageOption = Annotated[
+    OnProblem, typer.Option("--missing-image", help="Missing or unreadable images: stop, or skip and count captions.")
+]
+
+
+def load_corpus(
+    path: Path | None,
+    format_: Format,
+    images: Path | None,
+    on_error: OnProblem,
+    missing_image: OnProblem,
+    *,
+    min_images: float,
+) -> "Corpus":
+    """Read a corpus by the reader that its format needs.
+
+    Raises:
+        ConfigError: there is neither a path nor a hub to read it from.
+        DataError: the corpus cannot be found or used.
+    """
+    from halspan.data.alignbench import AlignBench
+    from halspan.data.chocolate import Chocolate
+    from halspan.data.formats import detect_format
+    from halspan.data.jsonl import JsonLines
+
+    options: dict[str, Any] = {
+        "images": images,
+        "on_error": on_error.value,
+        "missing_image": missing_image.value,
+        "min_images": min_images,
+    }
+    if path is None:
+        if format_ not in (Format.auto, Format.alignbench):
+            raise ConfigError(f"PATH: missing; {format_.value} comes from no hub: give its file or folder")
+        return AlignBench(**options).load()
+    name = detect_format(path) if format_ is Format.auto else format_.value
+    readers = {"jsonl": JsonLines, "alignbench": AlignBench, "chocolate": Chocolate}
+    corpus: Corpus = readers[name](path=path, **options).load()
+    return corpus

@@ -1,0 +1,156 @@
+"""`halspan judge` and `halspan compare`: figures of predictions, whoever made them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halspan.cli.console import new_table, open_console
+from halspan.cli.corpora import Format, FormatOption, ImagesOption, OnProblem, load_corpus
+from halspan.core.errors import DataError
+
+if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+    from rich.table import Table
+
+    from halspan.core.captions import Prediction
+    from halspan.metrics.bootstrap import Difference
+
+logger = logging.getLogger(__name__)
+
+_PART = "all"
+_Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
+
+
+def judge(
+    predictions: Annotated[Path, typer.Argument(help="JSON Lines: captions with `p_incorrect` and `predicted`.")],
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="The corpus to judge by. Without it: the labels in the file itself.")
+    ] = None,
+    format_: FormatOption = Format.auto,
+    images: ImagesOption = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for metrics.json and report.html; beside the file if not given.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="P(incorrect) from which a sentence is called incorrect.")
+    ] = 0.5,
+    seed: _Seed = 0,
+) -> None:
+    """Judge predictions, of halspan or of anything else: metrics.json, report.html and a table.
+
+    Captions of the truth without a prediction are counted as unscored, predictions for other captions left out.
+
+    Examples:
+      halspan judge scored.jsonl
+      halspan judge scored.jsonl --truth AlignBench/ --to judged/
+    """
+    from halspan.core.files import write_json
+    from halspan.data.images import load_image
+    from halspan.data.predictions import match_truth, read_predictions
+    from halspan.inference.evaluation import judge_part
+    from halspan.reporting.report import write_report
+    from halspan.reporting.tables import metrics_table
+
+    judged: Sequence[Prediction] = read_predictions(predictions)
+    if truth is not None:
+        corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, min_images=0).relocated(None)
+        matched = match_truth(corpus.captions, judged)
+        judged = matched.predictions
+        _say_omitted(matched.missing, "captions without a prediction, judged as unscored")
+        _say_omitted(matched.unknown, "predictions for captions that are not in the truth, left out")
+    figures, reasons = judge_part(judged, images=_image_keys(judged), threshold=threshold, seed=seed)
+    metrics = {
+        _PART: figures,
+        "detector": {"name": predictions.stem},
+        "reasons": {f"{_PART}.{path}": reason for path, reason in reasons.items()},
+    }
+    folder = predictions.with_suffix("") if to is None else to
+    write_json(folder / "metrics.json", metrics)
+    write_report(
+        folder,
+        title=predictions.stem,
+        metrics=metrics,
+        parts={_PART: judged},
+        read_image=lambda path: load_image(Path(path)),
+    )
+    console = open_console()
+    console.print(metrics_table(metrics))
+    console.print(f"Figures: {folder / 'metrics.json'}   report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run, an evaluation, a baseline's folder, or a file of predictions.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    part: Annotated[str, typer.Option("--part", help="Which predictions of a folder.")] = "test_heldout",
+    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap samples of images.")] = 1000,
+    seed: _Seed = 0,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the differences there too.")] = None,
+) -> None:
+    """Compare two detectors on the same captions: paired differences with 95 % intervals, and how sure the sign is.
+
+    Images are drawn again with all their captions, the same ones for both. P(A better) is the share of draws in which A
+    has the better figure.
+
+    Examples:
+      halspan compare checkpoints/shapes-seed=1 checkpoints/shapes-seed=2
+      halspan compare checkpoints/shapes checkpoints/shapes/baselines/bow
+      halspan compare a.jsonl b.jsonl --json difference.json
+    """
+    from dataclasses import asdict
+
+    from halspan.core.files import write_json
+    from halspan.data.predictions import find_predictions, pair, read_predictions
+    from halspan.metrics import bootstrap
+
+    files = [find_predictions(path, part) for path in (a, b)]
+    first, second = (read_predictions(file) for file in files)
+    pairs = pair(first, second)
+    for file, predictions in zip(files, (first, second), strict=True):
+        if n_alone := len(predictions) - len(pairs):
+            logger.warning("left out: %d captions of %s that the other has no prediction for", n_alone, file)
+    ours, others = zip(*pairs, strict=True)
+    differences = bootstrap.compare(ours, others, images=_image_keys(ours), n_resamples=resamples, seed=seed)
+    console = open_console()
+    console.print(f"A: {files[0]}\nB: {files[1]}\n{len(pairs):,} captions", soft_wrap=True)
+    console.print(_difference_table(differences))
+    if json_ is not None:
+        write_json(
+            json_,
+            {
+                "a": str(files[0]),
+                "b": str(files[1]),
+                "captions": len(pairs),
+                "differences": {path: asdict(difference) for path, difference in differences.items()},
+            },
+        )
+        console.print(f"Written to {json_}.", soft_wrap=True)
+
+
+def _difference_table(differences: Mapping[str, "Difference"]) -> "Table":
+    table = new_table("A against B", "figure", "A", "B", "A - B", "95 % interval", "P(A better)")
+    for path, d in differences.items():
+        limits = "" if d.low is None or d.high is None else f"{d.low:+.3f} to {d.high:+.3f}"
+        table.add_row(path, _figure(d.a), _figure(d.b), _figure(d.difference, sign="+"), limits, _figure(d.p_a_better))
+    return table
+
+
+def _figure(value: float | None, *, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.3f}"
+
+
+def _image_keys(predictions: Sequence["Prediction"]) -> list[str]:
+    """Tell images apart by their content; where one cannot be read, all of them by their path, and say so."""
+    from halspan.data.images import content_hash
+
+    try:
+        return [content_hash(Path(prediction.caption.image)) for prediction in predictions]
+    except DataError as error:
+        logger.warning("images are told apart by their path, not their content: %s", error)
+        return [prediction.caption.image for prediction in predictions]
+
+
+def _say_omitted(ids: Sequence[str], what: str) -> None:
+    if ids:
+        logger.warning("%d %s, such as %r", len(ids), what, ids[0])

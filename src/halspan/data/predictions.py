@@ -1,0 +1,145 @@
+"""Predictions in files: read whole or refused, and put beside the truth or other predictions of the same captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from halspan.core.captions import Caption, Prediction, SentenceScore
+from halspan.core.checks import show
+from halspan.core.errors import DataError
+from halspan.data.corpus import Skips
+from halspan.data.jsonl import read_objects
+
+NO_PREDICTION = "there is no prediction for this caption"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """Predictions beside the truth.
+
+    Attributes:
+        predictions: one for each true caption, in their order, with the annotation of the truth; a caption without a
+            prediction is unscored.
+        missing: ids of the captions without a prediction.
+        unknown: ids of predictions for captions that the truth does not have; they count nowhere.
+    """
+
+    predictions: tuple[Prediction, ...]
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def read_predictions(file: Path) -> list[Prediction]:
+    """Read what a detector said about captions, one JSON object a line.
+
+    Returns:
+        Predictions in the order of the file; image paths are complete, so that they can be opened from anywhere.
+
+    Raises:
+        DataError: the file cannot be read, a line is no prediction (a score is not a number, a span lies outside the
+            text, ...), or a caption has two; names file, line, value and remedy.
+    """
+    predictions: list[Prediction] = []
+    places: dict[str, str] = {}
+    for where, record in read_objects(file, Skips("raise")):
+        try:
+            prediction = Prediction.from_record(record)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        caption = prediction.caption
+        if caption.id in places:
+            raise DataError(
+                f"{where}: id: {caption.id!r} has a prediction at {places[caption.id]} already; keep one of the two"
+            )
+        places[caption.id] = where
+        predictions.append(replace(prediction, caption=replace(caption, image=str(file.parent / caption.image))))
+    return predictions
+
+
+def find_predictions(path: Path, part: str) -> Path:
+    """Find the predictions of one part: a file, or a folder that has them (a run, an evaluation, a baseline's folder).
+
+    Raises:
+        DataError: there are none; names what there is.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{path}: does not exist; give a run's folder, or a file of predictions")
+    folders = [folder for folder in (path / "predictions", path) if any(folder.glob("*.jsonl"))]
+    if not folders:
+        raise DataError(f"{path}: holds no predictions (*.jsonl); give a finished run's folder, or a file")
+    file = folders[0] / f"{part}.jsonl"
+    if not file.is_file():
+        names = ", ".join(sorted(other.stem for other in folders[0].glob("*.jsonl")))
+        raise DataError(f"{folders[0]}: has no part {part!r}; one of {names}")
+    return file
+
+
+def match_truth(truth: Sequence[Caption], predictions: Sequence[Prediction]) -> Matched:
+    """Put each true caption together with what was predicted for it, by id.
+
+    Raises:
+        DataError: a prediction is about another text or other sentences than the caption of its id has, or no caption
+            has a prediction.
+    """
+    by_id = {prediction.caption.id: prediction for prediction in predictions}
+    if not any(caption.id in by_id for caption in truth):
+        raise DataError(
+            f"predictions: none of the {len(by_id)} is for one of the {len(truth)} captions (first ids "
+            f"{next(iter(by_id), None)!r} and {truth[0].id!r}); give the predictions of these captions"
+        )
+    matched = []
+    for caption in truth:
+        prediction = by_id.get(caption.id)
+        if prediction is None:
+            unscored = tuple(SentenceScore(None, NO_PREDICTION) for _ in caption.sentences)
+            matched.append(Prediction(caption, unscored))
+            continue
+        _check_same_text(caption, prediction.caption)
+        matched.append(replace(prediction, caption=caption))
+    known = {caption.id for caption in truth}
+    return Matched(
+        predictions=tuple(matched),
+        missing=tuple(caption.id for caption in truth if caption.id not in by_id),
+        unknown=tuple(id_ for id_ in by_id if id_ not in known),
+    )
+
+
+def pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    """Put two detectors' predictions of the same captions together, in the order of the first.
+
+    Captions that only one of them has are left out: what came back is as long as what both have.
+
+    Raises:
+        DataError: a caption has another text, other sentences or other labels in the two, or they share none.
+    """
+    others = {prediction.caption.id: prediction for prediction in b}
+    pairs = [(one, others[one.caption.id]) for one in a if one.caption.id in others]
+    if not pairs:
+        raise DataError(
+            f"the two have no caption in common (first ids {a[0].caption.id!r} and {b[0].caption.id!r}); give "
+            "predictions of the same captions"
+        )
+    for one, other in pairs:
+        _check_same_text(one.caption, other.caption)
+        labels = [[sentence.label for sentence in item.caption.sentences] for item in (one, other)]
+        if labels[0] != labels[1] or one.caption.spans != other.caption.spans:
+            raise DataError(
+                f"caption {one.caption.id!r}: labels or annotated spans differ between the two; judge both by one truth"
+            )
+    return pairs
+
+
+def _check_same_text(caption: Caption, other: Caption) -> None:
+    if caption.text != other.text:
+        raise DataError(
+            f"caption {caption.id!r}: the text {show(caption.text)} was predicted as {show(other.text)}; predictions "
+            "belong to one text: score these captions again"
+        )
+    ranges = [[(sentence.start, sentence.end) for sentence in item.sentences] for item in (caption, other)]
+    if ranges[0] != ranges[1]:
+        raise DataError(
+            f"caption {caption.id!r}: {len(ranges[1])} sentences were predicted, at other places than its "
+            f"{len(ranges[0])}; score the captions with the sentences of the truth"
+        )

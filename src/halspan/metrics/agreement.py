@@ -1,0 +1,74 @@
+"""The noise ceiling: how far annotators who disagree let any detector get.
+
+Axis: `sentence`.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+VoteCounts = Int[ndarray, "sentence"]
+
+MIN_SENTENCES = 20
+_N_POINTS = 4001
+
+
+def noise_ceiling(n_incorrect: VoteCounts, n_correct: VoteCounts) -> float | None:
+    """Estimate the AUROC of a detector that knows, for each sentence, the probability p that an annotator rejects it.
+
+    Labels are the majorities of the votes that there are, so a sentence that annotators dispute has now this label and
+    now that one, and even such a detector misses some. p follows a Beta distribution over sentences, fitted by its
+    moments: an unbiased estimate of p is the share of votes for incorrect, and of p squared the share of pairs of votes
+    in which both are. Each sentence counts the same, however many votes it has.
+
+    Args:
+        n_incorrect: votes for incorrect.
+        n_correct: votes for correct; unknown votes are in neither.
+
+    Returns:
+        The AUROC of p, by quadrature, where incorrect sentences weigh P(majority incorrect | p) and correct ones
+        P(majority correct | p), and tied votes are left out. 1 if no two votes disagree. None with fewer than
+        `MIN_SENTENCES` sentences that have two votes or more; if they are unanimous for one class; or if votes vary no
+        more than by chance, so that there is no spread of p to fit.
+    """
+    n_votes = n_incorrect + n_correct
+    voted = n_votes >= 2
+    incorrect, n = n_incorrect[voted], n_votes[voted]
+    if len(n) < MIN_SENTENCES:
+        return None
+    mean = float(np.mean(incorrect / n))
+    variance = float(np.mean(incorrect * (incorrect - 1) / (n * (n - 1)))) - mean**2
+    largest = mean * (1 - mean)  # reached where p is 0 or 1
+    if largest == 0 or variance <= 0:
+        return None
+    if np.all((incorrect == 0) | (incorrect == n)):
+        return 1.0
+    concentration = largest / variance - 1
+    return _oracle_auroc(mean * concentration, (1 - mean) * concentration, n)
+
+
+def _oracle_auroc(a: float, b: float, n_votes: VoteCounts) -> float:
+    """Integrate the AUROC of p ~ Beta(a, b) against majorities of so many votes.
+
+    On the scale x = logit p the density is p^a (1 - p)^b, which dies off exponentially on both sides; x = sinh t brings
+    the far tails of small a and b within reach of evenly spaced points.
+    """
+    reach = np.arcsinh(40 / min(a, b))
+    t = np.linspace(-reach, reach, _N_POINTS)
+    log_p, log_q = -np.logaddexp(0, -np.sinh(t)), -np.logaddexp(0, np.sinh(t))
+    density = np.exp(a * log_p + b * log_q + np.log(np.cosh(t)))
+    sizes, counts = np.unique(n_votes, return_counts=True)
+    incorrect = density * sum(count * _p_majority(int(n), log_p, log_q) for n, count in zip(sizes, counts, strict=True))
+    correct = density * sum(count * _p_majority(int(n), log_q, log_p) for n, count in zip(sizes, counts, strict=True))
+    below = correct.cumsum() - correct / 2
+    return float(incorrect @ below / (incorrect.sum() * correct.sum()))
+
+
+def _p_majority(n: int, log_p: Float[ndarray, "point"], log_q: Float[ndarray, "point"]) -> Float[ndarray, "point"]:
+    """Give the probability of more than half of n votes, of probability p each."""
+    wins = np.arange(n // 2 + 1, n + 1)[:, None]
+    log_ways = np.array([math.log(math.comb(n, int(k))) for k in wins[:, 0]])[:, None]
+    p_majority: ndarray = np.exp(log_ways + wins * log_p + (n - wins) * log_q).sum(axis=0)
+    return p_majority

@@ -1,0 +1,49 @@
+"""The sentences that sentence figures count: labelled correct or incorrect, and scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from halspan.core.captions import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSentences:
+    """The sentences that are labelled correct or incorrect, and scored.
+
+    Attributes:
+        p_incorrect: what the detector says.
+        incorrect: what the label says.
+        generator: of the sentence's caption.
+        caption: the index of its prediction.
+        position: in the caption, counted from 0; sentences that are not judged count.
+    """
+
+    p_incorrect: Float[ndarray, "sentence"]
+    incorrect: Bool[ndarray, "sentence"]
+    generator: ndarray
+    caption: Int[ndarray, "sentence"]
+    position: Int[ndarray, "sentence"]
+
+
+def judged_sentences(predictions: Sequence[Prediction]) -> JudgedSentences:
+    """Collect the sentences that sentence figures count."""
+    rows = [
+        (score.p_incorrect, sentence.label == "incorrect", prediction.caption.generator, index, position)
+        for index, prediction in enumerate(predictions)
+        for position, (sentence, score) in enumerate(
+            zip(prediction.caption.sentences, prediction.sentences, strict=True)
+        )
+        if score.p_incorrect is not None and sentence.label in ("correct", "incorrect")
+    ]
+    p_incorrect, incorrect, generator, caption, position = zip(*rows, strict=True) if rows else ((),) * 5
+    return JudgedSentences(
+        np.array(p_incorrect, dtype=np.float64),
+        np.array(incorrect, dtype=np.bool_),
+        np.array(generator, dtype=np.str_),
+        np.array(caption, dtype=np.int64),
+        np.array(position, dtype=np.int64),
+    )

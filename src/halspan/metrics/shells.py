@@ -1,0 +1,131 @@
+"""Figures that add up over batches and processes: torchmetrics shells around the pure functions.
+
+`compute` gives NaN where a figure is undefined, since a tensor cannot be None.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
+
+from halspan.core.captions import Prediction
+from halspan.metrics.sentence import auroc, macro
+from halspan.metrics.span import Counts, count_characters, count_tokens
+
+
+class SentenceAuroc(Metric):
+    """AUROC of incorrect sentences, averaged over the generators that have both classes.
+
+    Args:
+        generators: names; sentences say by its index which one theirs is.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    p_incorrect: list[Tensor]
+    incorrect: list[Tensor]
+    generator_index: list[Tensor]
+
+    def __init__(self, generators: Sequence[str]) -> None:
+        super().__init__()
+        self.generators = tuple(generators)
+        for name in ("p_incorrect", "incorrect", "generator_index"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    @override
+    def update(
+        self,
+        p_incorrect: Float[Tensor, "sentence"],
+        incorrect: Bool[Tensor, "sentence"],
+        generator_index: Int[Tensor, "sentence"],
+    ) -> None:
+        """Add sentences that are labelled correct or incorrect."""
+        # all as floats: a process without sentences joins with an empty tensor of floats
+        self.p_incorrect.append(p_incorrect.detach().to(self.dtype))
+        self.incorrect.append(incorrect.to(self.dtype))
+        self.generator_index.append(generator_index.to(self.dtype))
+
+    @override
+    def compute(self) -> Float[Tensor, ""]:
+        if not len(self.p_incorrect):
+            return _figure(None, self.device)
+        p_incorrect = dim_zero_cat(self.p_incorrect).double().cpu().numpy()
+        incorrect = dim_zero_cat(self.incorrect).bool().cpu().numpy()
+        index = dim_zero_cat(self.generator_index).cpu().numpy()
+        if index.max(initial=0) >= len(self.generators):
+            raise ValueError(f"generator_index: {index.max():.0f} for {len(self.generators)} generators; count from 0")
+        own = [index == number for number in range(len(self.generators))]
+        return _figure(macro(auroc(p_incorrect[mask], incorrect[mask]) for mask in own), self.device)
+
+
+class TokenF1(Metric):
+    """F1 of hallucinated tokens; not comparable across tokenizers."""
+
+    full_state_update = False
+    higher_is_better = True
+    shared: Tensor
+    predicted: Tensor
+    gold: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_states(self)
+
+    @override
+    def update(
+        self, gold: Bool[Tensor, "*batch"], predicted: Bool[Tensor, "*batch"], known: Bool[Tensor, "*batch"]
+    ) -> None:
+        """Add tokens; those that are not known do not count."""
+        tokens = [each.detach().flatten().cpu().numpy() for each in (gold, predicted, known)]
+        _add(self, count_tokens(gold=tokens[0], predicted=tokens[1], known=tokens[2]))
+
+    @override
+    def compute(self) -> Float[Tensor, ""]:
+        return _f1(self)
+
+
+class SpanF1(Metric):
+    """F1 of hallucinated characters."""
+
+    full_state_update = False
+    higher_is_better = True
+    shared: Tensor
+    predicted: Tensor
+    gold: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        _add_states(self)
+
+    @override
+    def update(self, predictions: Sequence[Prediction]) -> None:
+        """Add captions."""
+        _add(self, count_characters((prediction.caption, prediction.spans) for prediction in predictions))
+
+    @override
+    def compute(self) -> Float[Tensor, ""]:
+        return _f1(self)
+
+
+def _add_states(metric: Metric) -> None:
+    """Let the counts of a metric add up over processes."""
+    for name in ("shared", "predicted", "gold"):
+        metric.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
+
+
+def _add(metric: TokenF1 | SpanF1, counts: Counts) -> None:
+    metric.shared += counts.shared
+    metric.predicted += counts.predicted
+    metric.gold += counts.gold
+
+
+def _f1(metric: TokenF1 | SpanF1) -> Float[Tensor, ""]:
+    return _figure(Counts(int(metric.shared), int(metric.predicted), int(metric.gold)).f1, metric.device)
+
+
+def _figure(value: float | None, device: torch.device) -> Float[Tensor, ""]:
+    return torch.tensor(float("nan") if value is None else value, device=device)

@@ -1,0 +1,112 @@
+"""What the plots of a report share: their form, and marks that differ in more than colour."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from halspan.reporting.figures import MISSING
+from halspan.reporting.svg import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW, render
+
+WIDE, HALF, LOW = (9.2, 3.1), (5.2, 4.2), (5.2, 2.5)  # inches
+CORRECT: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": "-"}
+INCORRECT: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "--"}
+CHANCE: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1}
+_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, YELLOW)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # 7 beside 8 colours: no pair comes twice in 56 lines
+_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)))
+_LONGEST_NAME = 24  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The numbers of a plot, as text."""
+
+    heads: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """A plot before it is drawn.
+
+    Attributes:
+        reading: what it shows, in a sentence or two.
+        draw: fills an empty figure.
+        size: width and height in inches.
+        table: its numbers.
+    """
+
+    reading: str
+    draw: Callable[[Figure], None]
+    size: tuple[float, float]
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One plot of the page.
+
+    Attributes:
+        name: unique in the page.
+        title: its heading.
+        reading: what it shows; or why it is not there.
+        svg: None where it is not there.
+        table: its numbers.
+        is_wide: takes the whole width of the page.
+    """
+
+    name: str
+    title: str
+    reading: str
+    svg: Markup | None = None
+    table: Table | None = None
+    is_wide: bool = False
+
+
+def finish(name: str, title: str, sketch: Sketch | str) -> Plot:
+    """Draw a plot, or give the reason in its place."""
+    if isinstance(sketch, str):
+        return Plot(name, title, sketch)
+    svg = render(f"plot-{name}", sketch.draw, size=sketch.size, title=title, description=sketch.reading)
+    return Plot(name, title, sketch.reading, svg, sketch.table, is_wide=sketch.size[0] > HALF[0])
+
+
+def series(index: int) -> dict[str, Any]:
+    """Give a line its colour, marker and dashes."""
+    return {
+        "color": _COLOURS[index % len(_COLOURS)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _DASHES[index % len(_DASHES)],
+    }
+
+
+def label(name: str) -> str:
+    """Write a name from the data so that it fits a plot, without characters that XML cannot hold."""
+    plain = "".join(character if character.isprintable() else " " for character in name)
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 1]}…"
+
+
+def number_or_gap(values: Sequence[float | None]) -> list[float]:
+    """Turn missing figures into what a plot leaves out."""
+    return [float("nan") if value is None else value for value in values]
+
+
+def auroc_axis(axes: Axes, values: Sequence[float | None], *, along: str = "y") -> None:
+    """Scale an axis of AUROC so that chance is in sight, and mark chance."""
+    low = min([0.5, *(value for value in values if value is not None)]) - 0.05
+    if along == "y":
+        axes.set_ylim(low, 1.02)
+        axes.axhline(0.5, **CHANCE)
+    else:
+        axes.set_xlim(low, 1.02)
+        axes.axvline(0.5, **CHANCE)
+
+
+def span_of(values: Sequence[float | None]) -> str:
+    """Say from where to where figures go."""
+    known = [value for value in values if value is not None]
+    return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING

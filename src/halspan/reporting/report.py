@@ -1,0 +1,156 @@
+"""The report: one page that opens from disk, with the figures, the plots and the captions; and the paper's table."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import halspan
+from halspan.core.captions import Prediction
+from halspan.core.files import write_text
+from halspan.reporting.drawing import Plot
+from halspan.reporting.figures import look_up, main_part, part_names, show
+from halspan.reporting.gallery import OUTCOMES, ReadImage, gallery_data
+from halspan.reporting.headline import NEAR, read_gain, read_headline
+from halspan.reporting.paper_table import PaperTable, paper_table, to_csv, to_markdown
+from halspan.reporting.plots import draw_comparison, draw_curves, draw_generators, draw_preference
+from halspan.reporting.sections import (
+    COUNTS,
+    cost_lines,
+    figure_groups,
+    generator_lines,
+    headline_cards,
+    token_note,
+    type_lines,
+)
+from halspan.reporting.slice_plots import DRIFT, MIN_SENTENCES, draw_slices
+
+_NO_THRESHOLD = 0.5
+_PARTS = {
+    "val": "images of the train generators that thresholds and calibration are fitted on",
+    "test_seen": "train generators, images not seen in training",
+    "test_heldout": "generators and images not seen in training",
+    "all": "every caption of the corpus",
+}
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    parts: Mapping[str, Sequence[Prediction]],
+    read_image: ReadImage,
+    max_captions: int = 2000,
+) -> None:
+    """Write `report.html`, and the paper's table as `table.md` and `table.csv`.
+
+    Args:
+        folder: where they go.
+        title: heading of the page.
+        metrics: what `metrics.json` holds; whatever is missing is shown as missing, with its reason.
+        parts: predictions by the name of their part.
+        read_image: gives the image of a caption's path, or raises DataError.
+        max_captions: how many captions the gallery shows at most; beyond, it shows a sample and says so.
+    """
+    table = paper_table(metrics)
+    thresholds = {part: look_up(metrics, part, "sentence", "threshold") for part in parts}
+    captions = gallery_data(
+        _main_first(parts, main_part(metrics)),
+        thresholds={part: _NO_THRESHOLD if found is None else found for part, found in thresholds.items()},
+        read_image=read_image,
+        max_captions=max_captions,
+    )
+    write_text(folder / "table.md", to_markdown(table))
+    write_text(folder / "table.csv", to_csv(table))
+    write_text(folder / "report.html", _render(title, metrics, parts, table, captions))
+
+
+def _render(
+    title: str,
+    metrics: Mapping[str, Any],
+    parts: Mapping[str, Sequence[Prediction]],
+    table: PaperTable,
+    captions: Mapping[str, Any],
+) -> str:
+    environment = _environment()
+    script, style = _read("report.js"), _read("report.css")
+    main = main_part(metrics)
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        version=halspan.__version__,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(style),
+        detector=dict.fromkeys(("name", "backbone", "family", "random_weights")) | (metrics.get("detector") or {}),
+        main=main,
+        parts=[_part(metrics, name) for name in part_names(metrics)],
+        reading=read_headline(table.rows),
+        gains=read_gain(metrics),
+        cards=headline_cards(metrics, main, table.rows) if main else [],
+        comparison=draw_comparison(table.rows),
+        table=table,
+        downloads={
+            "table.md": _data_uri("text/markdown", to_markdown(table)),
+            "table.csv": _data_uri("text/csv", to_csv(table)),
+        },
+        groups=figure_groups(metrics),
+        token_note=token_note(metrics),
+        plots=_plots(metrics, main, parts, table),
+        costs=list(cost_lines(metrics, table.rows)),
+        captions=captions,
+        outcomes=OUTCOMES,
+        limits={"near": NEAR, "drift": DRIFT, "min_sentences": MIN_SENTENCES},
+        reasons=metrics.get("reasons") or {},
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("halspan.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["show"] = show
+    return environment
+
+
+def _read(name: str) -> str:
+    return (resources.files("halspan.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _part(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    counts = metrics[name]["n"]
+    return {
+        "name": name,
+        "note": _PARTS.get(name, ""),
+        "counts": {title: counts.get(key) for key, title in COUNTS.items()},
+        "generators": generator_lines(metrics, name),
+        "types": type_lines(metrics, name),
+    }
+
+
+def _plots(
+    metrics: Mapping[str, Any], main: str | None, parts: Mapping[str, Sequence[Prediction]], table: PaperTable
+) -> list[Plot]:
+    if main is None:
+        return [draw_preference(table.rows, table.generators)]
+    curves = draw_curves(parts.get(main, ()))
+    preference = draw_preference(table.rows, table.generators)
+    return [draw_generators(metrics, main), *curves, *draw_slices(metrics, main), preference]
+
+
+def _main_first(parts: Mapping[str, Sequence[Prediction]], main: str | None) -> dict[str, Sequence[Prediction]]:
+    """Order the parts so that the captions that count come first."""
+    return dict(sorted(parts.items(), key=lambda item: item[0] != main))
+
+
+def _data_uri(kind: str, text: str) -> str:
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"

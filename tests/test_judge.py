@@ -1,0 +1,160 @@
+"""Ensembles, baselines, and what may not leak from test labels into anything but test figures."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import ROOT, run, small_overrides, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
+
+
+@pytest.fixture(scope="module")
+def members(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2):
+        run(*small_overrides(corpus), f"run_dir={folder / str(seed)}", f"seed={seed}")
+    return [folder / "1", folder / "2"]
+
+
+def evaluate(monkeypatch, *arguments):
+    import configure
+    import evaluate
+
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *map(str, arguments)])
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
+    with pytest.raises(SystemExit) as exit_:
+        configure.run_entry(evaluate.main, "evaluate")
+    return exit_.value.code
+
+
+def read(file):
+    return json.loads(Path(file).read_text())
+
+
+def read_lines(file):
+    return [json.loads(line) for line in Path(file).read_text().splitlines()]
+
+
+def scores_of(file):
+    """Give each sentence's P(incorrect) by caption, and the predicted spans."""
+    return {
+        record["id"]: ([sentence["p_incorrect"] for sentence in record["sentences"]], record["predicted"])
+        for record in read_lines(file)
+    }
+
+
+def test_test_labels_change_nothing_but_test_figures(corpus, members, tmp_path):
+    """Train and judge twice; between the two, every label and span of the test captions is turned round."""
+    first, second = members[0], tmp_path / "second"
+    test = {
+        id_ for part in ("test_seen", "test_heldout") for id_ in read(first / "split.json")["parts"][part]["captions"]
+    }
+    turned = {"correct": "incorrect", "incorrect": "correct", "unknown": "unknown"}
+    records = read_lines(corpus)
+    for record in records:
+        if record["id"] in test:
+            record["spans"] = []
+            for sentence in record["sentences"]:
+                sentence["label"] = turned[sentence["label"]]
+    other = corpus.with_name("turned.jsonl")
+    other.write_text("".join(json.dumps(record) + "\n" for record in records))
+    run(*small_overrides(other), f"run_dir={second}")
+
+    assert read(second / "tuned.json") == read(first / "tuned.json")
+    for part in ("val", "test_seen", "test_heldout"):
+        assert scores_of(second / f"predictions/{part}.jsonl") == scores_of(first / f"predictions/{part}.jsonl")
+    figures, before = read(second / "metrics.json"), read(first / "metrics.json")
+    assert figures["val"] == before["val"]
+    auroc = [metrics["test_heldout"]["sentence"]["auroc"]["macro"] for metrics in (figures, before)]
+    assert auroc[0] == pytest.approx(1 - auroc[1])
+
+
+def test_several_runs_are_judged_as_their_calibrated_average(monkeypatch, members):
+    assert evaluate(monkeypatch, f"run=[{members[0]},{members[1]}]") == 0
+    folder = members[0].with_name("1+2")
+    metrics = read(folder / "metrics.json")
+    assert metrics["detector"]["name"] == "1 + 2"
+    assert set(metrics["members"]) == {"1", "2"}
+    assert metrics["gain"]["over"] in metrics["members"]
+    best = metrics["members"][metrics["gain"]["over"]]["sentence.auroc.macro"]
+    assert best == max(row["sentence.auroc.macro"] for row in metrics["members"].values())
+    gain = metrics["gain"]["sentence.auroc.macro"]["difference"]
+    assert gain == pytest.approx(metrics["test_heldout"]["sentence"]["auroc"]["macro"] - best)
+    assert (folder / "report.html").is_file()
+
+
+def test_the_average_of_a_run_with_its_own_copy_is_that_run(monkeypatch, members, tmp_path):
+    import shutil
+
+    copies = [shutil.copytree(members[0], tmp_path / name) for name in ("a", "b")]
+    assert evaluate(monkeypatch, f"run=[{copies[0]},{copies[1]}]") == 0
+    alone, together = read(copies[0] / "metrics.json"), read(tmp_path / "a+b" / "metrics.json")
+    for part in ("val", "test_seen", "test_heldout"):
+        assert together[part]["sentence"]["auroc"] == alone[part]["sentence"]["auroc"]
+    assert together["gain"]["sentence.auroc.macro"]["difference"] == 0
+
+
+def test_an_ensemble_judges_another_corpus_with_what_its_own_validation_tuned(monkeypatch, members, tmp_path):
+    other = write_corpus(tmp_path / "other", n_images=8, seed=5)
+    runs = f"run=[{members[0]},{members[1]}]"
+    assert evaluate(monkeypatch, runs, "data=jsonl", f"data.path={other}", f"to={tmp_path / 'there'}") == 0
+    assert evaluate(monkeypatch, runs, f"to={tmp_path / 'own'}") == 0
+    assert read(tmp_path / "there/tuned.json") == read(tmp_path / "own/tuned.json")
+    assert set(read(tmp_path / "there/metrics.json")["test_heldout"]["by_generator"]) == {"cleo"}
+
+
+def test_runs_of_different_splits_are_not_averaged(monkeypatch, capsys, corpus, members, tmp_path):
+    run(*small_overrides(corpus), "split.held_out=[ben]", f"run_dir={tmp_path / 'ben'}")
+    assert evaluate(monkeypatch, f"run=[{members[0]},{tmp_path / 'ben'}]") == 2
+    assert "have different captions in train, so what judges one may have trained the other" in capsys.readouterr().err
+
+
+def test_baselines_need_no_run_and_predict_every_caption(monkeypatch, corpus, tmp_path):
+    arguments = ("data=jsonl", f"data.path={corpus}", "baselines=[prior,position,bow]", f"to={tmp_path / 'alone'}")
+    assert evaluate(monkeypatch, *arguments) == 0
+    metrics = read(tmp_path / "alone/metrics.json")
+    assert set(metrics["baselines"]) == {"prior", "position", "bow"}
+    assert metrics["baselines"]["bow"]["title"] == "bag of words, 5 folds of images"
+    assert len(metrics["baselines"]["bow"]["ci95"]["sentence.auroc.pooled"]) == 2
+    ids = {record["id"] for record in read_lines(corpus)}
+    for name in metrics["baselines"]:
+        assert set(scores_of(tmp_path / f"alone/baselines/{name}/all.jsonl")) == ids
+    assert (tmp_path / "alone/report.html").is_file()
+
+
+def test_models_that_nobody_trained_stand_beside_a_detector_with_their_cost_and_a_mark(monkeypatch, members, tmp_path):
+    for name in ("baselines", "models"):
+        monkeypatch.syspath_prepend(ROOT / "tests" / name)
+    from tiny_dual_encoders import save_tiny_dual_encoder
+
+    save_tiny_dual_encoder("clip", tmp_path / "clip")
+    arguments = ("baselines=[clipscore,zero_shot]", f"clipscore.model={tmp_path / 'clip'}", "model=llama4_tiny")
+    assert evaluate(monkeypatch, f"run={members[0]}", *arguments, f"to={tmp_path / 'out'}") == 0
+    metrics = read(tmp_path / "out/metrics.json")
+    n = metrics["test_heldout"]["n"]
+    clip, zero_shot = metrics["baselines"]["clipscore"], metrics["baselines"]["zero_shot"]
+    assert clip["cost"]["image_encodings"] == n["images"]
+    assert zero_shot["cost"]["image_encodings"] == n["sentences"]
+    assert metrics["cost"]["image_encodings"] == n["images"]
+    assert clip["random_weights"]
+    assert zero_shot["random_weights"]
+    assert "random weights" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["baselines=[words]"], "baselines: 'words' is none; possible: prior, position, bow, clipscore, zero_shot"),
+        (["baselines=[zero_shot]"], "model: not given; the baseline zero_shot asks one: choose it, such as"),
+        (["baselines=[bow]"], "run, data: neither is given"),
+        (["clipscore.batch_sentences=0", "baselines=[clipscore]"], "clipscore.batch_sentences: 0 is not possible"),
+    ],
+)
+def test_what_is_wrong_about_baselines_is_one_line(monkeypatch, capsys, arguments, message):
+    assert evaluate(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
