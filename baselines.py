@@ -110,7 +110,7 @@ def _learn(
     if train:
         return predict(FITS[name](train), test), TITLES[name]
     images = [corpus.image_hash(caption) for caption in test]
-    title = f"{TITLES[name]}, {N_FOLDS} folds of images"
+    title = f"{TITLES[name]}, {N_FOLDS} folds"
     return out_of_fold(test, images, FITS[name], n_folds=N_FOLDS, seed=seed), title
 
 

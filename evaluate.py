@@ -102,8 +102,8 @@ class FinishedRun:
             tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
         )
 
-    def score(self, tasks: Mapping[str, judge.Task], *, name: str) -> judge.Scored:
-        """Load the detector, score with it under a name, and let it go."""
+    def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
+        """Load the detector, score with it, and let it go."""
         from halspan.models.detector import build_detector
         from halspan.training.fit import check_machine, seed_process
         from halspan.training.module import load_trained
@@ -112,7 +112,9 @@ class FinishedRun:
         seed_process(self.spec.trainer, self.spec.seed)
         detector, encoder = build_detector(self.spec.model, self.split["taxonomy"])
         load_trained(detector, self.place.best)
-        return judge.score_tasks(detector, encoder, self.spec, tasks, name=name, taxonomy=self.split["taxonomy"])
+        return judge.score_tasks(
+            detector, encoder, self.spec, tasks, name=self.place.path.name, taxonomy=self.split["taxonomy"]
+        )
 
 
 def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:
@@ -128,7 +130,7 @@ def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Basel
         tasks |= {judge.TUNING: judge.Task(corpus=own, captions=first.own.split.apply(own).val)}
     folder = _folder(runs, corpus if is_other else None, config)
     metrics = judge.judge(
-        [run.score(tasks, name=run.spec.run_name if len(runs) == 1 else run.place.path.name) for run in runs],
+        [run.score(tasks) for run in runs],
         tuned=[run.tuned for run in runs],
         corpus=corpus,
         parts=parts,

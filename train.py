@@ -210,7 +210,7 @@ def _fit_and_judge(
         )
         if is_first_process():
             tasks, not_exchanged = judge.plan_tasks(corpus, parts.parts(), seed=spec.seed)
-            scored = judge.score_tasks(detector, encoder, spec, tasks, name=spec.run_name, taxonomy=corpus.taxonomy)
+            scored = judge.score_tasks(detector, encoder, spec, tasks, name=place.path.name, taxonomy=corpus.taxonomy)
             metrics = judge.judge(
                 [scored],
                 corpus=corpus,

@@ -90,3 +90,10 @@ def run(*overrides: str) -> dict[str, Any]:
 
     config = configuration(*overrides)
     return train.train(configure.build(config), OmegaConf.to_container(config, resolve=True))
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Read the figures of a run, without its name: that is its folder's."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    del metrics["detector"]["name"]
+    return metrics

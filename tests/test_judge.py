@@ -119,7 +119,7 @@ def test_baselines_need_no_run_and_predict_every_caption(monkeypatch, corpus, tm
     assert evaluate(monkeypatch, *arguments) == 0
     metrics = read(tmp_path / "alone/metrics.json")
     assert set(metrics["baselines"]) == {"prior", "position", "bow"}
-    assert metrics["baselines"]["bow"]["title"] == "bag of words, 5 folds of images"
+    assert metrics["baselines"]["bow"]["title"] == "bag of words, 5 folds"
     assert len(metrics["baselines"]["bow"]["ci95"]["sentence.auroc.pooled"]) == 2
     ids = {record["id"] for record in read_lines(corpus)}
     for name in metrics["baselines"]:

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import ROOT, run, small_overrides, write_corpus
+from small_runs import ROOT, figures, run, small_overrides, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +36,6 @@ def gradients(folder: Path) -> dict[int, torch.Tensor]:
     """Give AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
     state = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
     return {index: entry["exp_avg"] for index, entry in state.items()}
-
-
-def figures(folder: Path) -> str:
-    return (folder / "metrics.json").read_text()
 
 
 def test_checkpoints_hold_only_what_was_trained_and_load_as_weights_only(whole):
@@ -131,7 +126,7 @@ def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path)
         timeout=200,
     )
     assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "two")) < 1e-6
-    one, two = (json.loads(figures(tmp_path / name)) for name in ("one", "two"))
+    one, two = (figures(tmp_path / name) for name in ("one", "two"))
     assert one["test_heldout"]["n"] == two["test_heldout"]["n"]
     assert one["test_heldout"]["sentence"]["auroc"] == two["test_heldout"]["sentence"]["auroc"]
     assert one["test_heldout"]["sentence"]["brier"] == pytest.approx(two["test_heldout"]["sentence"]["brier"], abs=1e-4)

@@ -132,7 +132,7 @@ def _sketch_generators(bars: Sequence[_Bar]) -> Sketch:
         axes.set_yticks(range(len(bars)), [label(bar.generator) for bar in bars])
         axes.set(xlabel="sentence AUROC (bars: 95 % interval)", ylim=(len(bars) - 0.5, -0.5))
         auroc_axis(axes, [bar.value for bar in bars], along="x")
-        axes.legend(loc="lower left")
+        axes.legend(loc="best")
 
     worst = min(bars, key=lambda bar: bar.value)
     ranges = [f"{part} {span_of([bar.value for bar in bars if bar.part == part])}" for part in parts]

@@ -114,7 +114,7 @@ class DetectorModule(pl.LightningModule):
                 self.log(f"val/{name}", (term.total / term.count).float())
         for name, metric in (("auroc", self._val_auroc), ("token_f1", self._val_token_f1)):
             if torch.isfinite(figure := metric.compute()):
-                self.log(f"val/{name}", figure, prog_bar=True)
+                self.log(f"val/{name}", figure, prog_bar=name == "auroc")
             metric.reset()
 
     @override
