@@ -1,7 +1,7 @@
 """What `--help` shows: hydra's template, filled in faster than hydra does, and with the comments of the YAML files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -53,23 +53,31 @@ def _first_sentence(file: Path) -> str:
 
 def _comment(values: str, root: str, groups: Mapping[str, str | None]) -> str:
     """Put behind each key what the YAML files say about it."""
-    lines, node = [], root
-    comments = {root: _comments_in(CONF / f"{root}.yaml")}
+    comments: dict[str, str] = {}
     for group in groups:
-        comments[group] = {}
         for file in sorted((CONF / group).glob("*.yaml"), key=lambda file: file.stem == groups[group]):
-            comments[group] |= _comments_in(file)
-    for line in values.splitlines():
-        if (match := _KEY.match(line)) is None or "_target_" in line:
-            lines += [] if "_target_" in line else [line]
-            continue
-        if not match["indent"]:
-            node = match["key"] if match["key"] in groups else root
-        comment = comments[node].get(match["key"])
-        lines.append(f"{line:<{_COLUMN}}  # {comment}" if comment else line)
+            comments |= {f"{group}.{path}": comment for path, comment in _comments_in(file).items()}
+    comments |= _comments_in(CONF / f"{root}.yaml")
+    lines = []
+    for path, line in _with_paths(values):
+        if "_target_" not in line:
+            lines.append(f"{line:<{_COLUMN}}  # {comments[path]}" if path in comments else line)
     return "\n".join(lines)
 
 
 def _comments_in(file: Path) -> dict[str, str]:
-    matches = (_COMMENTED.fullmatch(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return {match["key"]: match["comment"] for match in matches if match}
+    """Find the comment behind each key, by its dotted path."""
+    matches = ((path, _COMMENTED.fullmatch(line)) for path, line in _with_paths(file.read_text(encoding="utf-8")))
+    return {path: match["comment"] for path, match in matches if match}
+
+
+def _with_paths(text: str) -> Iterator[tuple[str, str]]:
+    """Give each line of a YAML file with the dotted path of its key; nothing for a line without one."""
+    parents: dict[int, str] = {}
+    for line in text.splitlines():
+        if (match := _KEY.match(line)) is None:
+            yield "", line
+            continue
+        indent = len(match["indent"])
+        parents = {depth: key for depth, key in parents.items() if depth < indent} | {indent: match["key"]}
+        yield ".".join(parents.values()), line
