@@ -38,27 +38,30 @@ class Baselines:
 IMAGE_BLIND = Baselines(names=("prior", "position", "bow"))
 
 
-def judge_beside(
-    baselines: Baselines,
-    *,
-    corpus: "Corpus",
-    train: "Sequence[Caption]",
-    test: "Sequence[Caption]",
-    part: str,
-    folder: Path,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Judge baselines on the captions that a detector is judged on; their predictions go to `baselines/<name>/`.
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What baselines are judged on.
 
-    Args:
-        baselines: which.
+    Attributes:
         corpus: where the captions are from.
-        train: what trained the detector; where that is not of this corpus, none, and baselines that learn are fitted
-            on other images of `test`.
+        train: what trained the detector beside them; where there is nothing of this corpus, baselines that learn are
+            fitted on other images of `test`.
         test: what is judged.
         part: its name.
-        folder: of the detector's results.
+        folder: of the results; predictions go to `baselines/<name>/` in it.
         seed: of folds and bootstrap.
+    """
+
+    corpus: "Corpus"
+    train: "Sequence[Caption]" = ()
+    test: "Sequence[Caption]"
+    part: str
+    folder: Path
+    seed: int
+
+
+def judge_beside(baselines: Baselines, ground: Ground) -> tuple[dict[str, Any], dict[str, str]]:
+    """Judge baselines on the captions that a detector is judged on; one that fails has no figures.
 
     Returns:
         The rows of `metrics.json`, and why one has no figures.
@@ -66,9 +69,7 @@ def judge_beside(
     rows, reasons = {}, {}
     for name in baselines.names:
         try:
-            rows[name], _ = judge_one(
-                name, baselines, corpus=corpus, train=train, test=test, part=part, folder=folder, seed=seed
-            )
+            rows[name], _ = judge_one(name, baselines, ground)
         except HalspanError as error:
             logger.warning("baseline %s: %s", name, error)
             rows[name] = {"title": name, "sentence.auroc.macro": None, "sentence.auroc.by_generator": {}}
@@ -76,53 +77,40 @@ def judge_beside(
     return rows, reasons
 
 
-def judge_one(
-    name: str,
-    baselines: Baselines,
-    *,
-    corpus: "Corpus",
-    train: "Sequence[Caption]",
-    test: "Sequence[Caption]",
-    part: str,
-    folder: Path,
-    seed: int,
-) -> "tuple[dict[str, Any], list[Prediction]]":
-    """Judge one baseline (arguments as for `judge_beside`); give its row and its predictions."""
+def judge_one(name: str, baselines: Baselines, ground: Ground) -> "tuple[dict[str, Any], list[Prediction]]":
+    """Judge one baseline; give its row of `metrics.json` and its predictions."""
     from halspan.data.jsonl import write_jsonl
     from halspan.inference.evaluation import judge_row
 
     if name in baselines.specs:
-        predictions, title, more = _ask_model(baselines, name, corpus, test)
+        predictions, title, more = _ask_model(baselines, name, ground)
     else:
-        predictions, title = _learn(name, corpus, train, test, seed)
+        predictions, title = _learn(name, ground)
         more = {}
-    write_jsonl(folder / "baselines" / name / f"{part}.jsonl", (item.to_record() for item in predictions))
-    images = [corpus.image_hash(item.caption) for item in predictions]
-    return judge_row(title, predictions, images=images, seed=seed, **more), predictions
+    file = ground.folder / "baselines" / name / f"{ground.part}.jsonl"
+    write_jsonl(file, (item.to_record() for item in predictions))
+    images = [ground.corpus.image_hash(item.caption) for item in predictions]
+    return judge_row(title, predictions, images=images, seed=ground.seed, **more), predictions
 
 
-def _learn(
-    name: str, corpus: "Corpus", train: "Sequence[Caption]", test: "Sequence[Caption]", seed: int
-) -> "tuple[list[Prediction], str]":
+def _learn(name: str, ground: Ground) -> "tuple[list[Prediction], str]":
     """Fit a baseline on training captions or, where there are none, on the captions of other images."""
     from halspan.baselines.blind import FITS, TITLES, out_of_fold, predict
 
-    if train:
-        return predict(FITS[name](train), test), TITLES[name]
-    images = [corpus.image_hash(caption) for caption in test]
+    if ground.train:
+        return predict(FITS[name](ground.train), ground.test), TITLES[name]
+    images = [ground.corpus.image_hash(caption) for caption in ground.test]
     title = f"{TITLES[name]}, {N_FOLDS} folds"
-    return out_of_fold(test, images, FITS[name], n_folds=N_FOLDS, seed=seed), title
+    return out_of_fold(ground.test, images, FITS[name], n_folds=N_FOLDS, seed=ground.seed), title
 
 
-def _ask_model(
-    baselines: Baselines, name: str, corpus: "Corpus", test: "Sequence[Caption]"
-) -> "tuple[list[Prediction], str, dict[str, Any]]":
+def _ask_model(baselines: Baselines, name: str, ground: Ground) -> "tuple[list[Prediction], str, dict[str, Any]]":
     from halspan.baselines.registry import open_model
     from halspan.core.cost import Cost
     from halspan.metrics.self_preference import family_of_backbone
 
     model = open_model(baselines.specs[name], device="cuda" if baselines.accelerator == "gpu" else "cpu")
-    predictions, costs = zip(*_track(model, name, corpus, test), strict=True)
+    predictions, costs = zip(*_track(model, name, ground), strict=True)
     return (
         list(predictions),
         model.title,
@@ -134,14 +122,12 @@ def _ask_model(
     )
 
 
-def _track(
-    model: "ModelBaseline", name: str, corpus: "Corpus", captions: "Sequence[Caption]"
-) -> "Iterator[tuple[Prediction, Cost]]":
+def _track(model: "ModelBaseline", name: str, ground: Ground) -> "Iterator[tuple[Prediction, Cost]]":
     from rich.progress import track
 
     from halspan.data.images import load_image
     from halspan.data.rows import group_rows
 
-    rows = group_rows(corpus, captions, max_captions=_CAPTIONS_PER_ROW)
+    rows = group_rows(ground.corpus, ground.test, max_captions=_CAPTIONS_PER_ROW)
     scored = model.score(rows, read_image=load_image)
-    yield from track(scored, total=len(captions), description=f"scoring {name}", transient=True)
+    yield from track(scored, total=len(ground.test), description=f"scoring {name}", transient=True)

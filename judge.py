@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines import Baselines, judge_beside, judge_one
+from baselines import Baselines, Ground, judge_beside, judge_one
 from halspan.core.files import write_json
 
 if TYPE_CHECKING:
@@ -166,9 +166,8 @@ def judge(
         metrics, missing = metrics | controls, missing | of_controls
     if len(members) > 1 and tuned is not None:
         metrics |= _judge_members(members, tuned, predictions[main], main, corpus, seed)
-    rows, of_baselines = judge_beside(
-        baselines, corpus=corpus, train=parts.get(TRAIN, ()), test=parts[main], part=main, folder=folder, seed=seed
-    )
+    ground = Ground(corpus=corpus, train=parts.get(TRAIN, ()), test=parts[main], part=main, folder=folder, seed=seed)
+    rows, of_baselines = judge_beside(baselines, ground)
     metrics |= {"baselines": rows, "reasons": missing | of_baselines}
     write_json(folder / "tuned.json", decided.to_record())
     leave_figures(metrics, judged, folder)
@@ -190,10 +189,9 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
     from halspan.inference.evaluation import judge_part
 
     rows, predictions = {}, {}
+    ground = Ground(corpus=corpus, test=corpus.captions, part=ALL, folder=folder, seed=seed)
     for name in baselines.names:
-        rows[name], predictions[name] = judge_one(
-            name, baselines, corpus=corpus, train=(), test=corpus.captions, part=ALL, folder=folder, seed=seed
-        )
+        rows[name], predictions[name] = judge_one(name, baselines, ground)
     best = max(rows, key=lambda name: rows[name]["sentence.auroc.macro"] or 0)
     figures, missing = judge_part(predictions[best], images=_images(corpus, predictions[best]), seed=seed)
     metrics = {

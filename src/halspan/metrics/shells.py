@@ -62,8 +62,8 @@ class SentenceAuroc(Metric):
         return _figure(macro(auroc(p_incorrect[mask], incorrect[mask]) for mask in own), self.device)
 
 
-class TokenF1(Metric):
-    """F1 of hallucinated tokens; not comparable across tokenizers."""
+class _CountsF1(Metric):
+    """F1 of counts that add up over batches and processes."""
 
     full_state_update = False
     higher_is_better = True
@@ -73,7 +73,21 @@ class TokenF1(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        _add_states(self)
+        for name in ("shared", "predicted", "gold"):
+            self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
+
+    @override
+    def compute(self) -> Float[Tensor, ""]:
+        return _figure(Counts(int(self.shared), int(self.predicted), int(self.gold)).f1, self.device)
+
+    def _add(self, counts: Counts) -> None:
+        self.shared += counts.shared
+        self.predicted += counts.predicted
+        self.gold += counts.gold
+
+
+class TokenF1(_CountsF1):
+    """F1 of hallucinated tokens; not comparable across tokenizers."""
 
     @override
     def update(
@@ -81,50 +95,16 @@ class TokenF1(Metric):
     ) -> None:
         """Add tokens; those that are not known do not count."""
         tokens = [each.detach().flatten().cpu().numpy() for each in (gold, predicted, known)]
-        _add(self, count_tokens(gold=tokens[0], predicted=tokens[1], known=tokens[2]))
-
-    @override
-    def compute(self) -> Float[Tensor, ""]:
-        return _f1(self)
+        self._add(count_tokens(gold=tokens[0], predicted=tokens[1], known=tokens[2]))
 
 
-class SpanF1(Metric):
+class SpanF1(_CountsF1):
     """F1 of hallucinated characters."""
-
-    full_state_update = False
-    higher_is_better = True
-    shared: Tensor
-    predicted: Tensor
-    gold: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        _add_states(self)
 
     @override
     def update(self, predictions: Sequence[Prediction]) -> None:
         """Add captions."""
-        _add(self, count_characters((prediction.caption, prediction.spans) for prediction in predictions))
-
-    @override
-    def compute(self) -> Float[Tensor, ""]:
-        return _f1(self)
-
-
-def _add_states(metric: Metric) -> None:
-    """Let the counts of a metric add up over processes."""
-    for name in ("shared", "predicted", "gold"):
-        metric.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
-
-
-def _add(metric: TokenF1 | SpanF1, counts: Counts) -> None:
-    metric.shared += counts.shared
-    metric.predicted += counts.predicted
-    metric.gold += counts.gold
-
-
-def _f1(metric: TokenF1 | SpanF1) -> Float[Tensor, ""]:
-    return _figure(Counts(int(metric.shared), int(metric.predicted), int(metric.gold)).f1, metric.device)
+        self._add(count_characters((prediction.caption, prediction.spans) for prediction in predictions))
 
 
 def _figure(value: float | None, device: torch.device) -> Float[Tensor, ""]:
