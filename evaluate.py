@@ -146,8 +146,10 @@ def _read_baselines(config: DictConfig) -> Baselines:
     """Read which baselines to judge, and build the specs of those that are models."""
     from halspan.baselines.registry import SPECS, check_names
 
-    names = list(config.baselines)
+    names = [config.baselines] if isinstance(config.baselines, str) else list(config.baselines)
     check_names(names)
+    if not names and config.run is None:
+        raise ConfigError("run, baselines: neither is given; give run=FOLDER to judge a detector, or name baselines")
     if "zero_shot" in names:
         if "model" not in config:
             raise ConfigError("model: not given; the baseline zero_shot asks one: choose it, such as model=qwen3_vl")

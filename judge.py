@@ -196,7 +196,12 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
     figures, missing = judge_part(predictions[best], images=_images(corpus, predictions[best]), seed=seed)
     metrics = {
         ALL: figures,
-        "detector": {"name": rows[best]["title"], "backbone": None, "family": None, "random_weights": False},
+        "detector": {
+            "name": rows[best]["title"],
+            "backbone": None,
+            "family": rows[best].get("family"),
+            "random_weights": rows[best].get("random_weights", False),
+        },
         "baselines": rows,
         "reasons": {f"{ALL}.{path}": reason for path, reason in missing.items()},
     }

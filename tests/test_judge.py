@@ -151,7 +151,8 @@ def test_models_that_nobody_trained_stand_beside_a_detector_with_their_cost_and_
     [
         (["baselines=[words]"], "baselines: 'words' is none; possible: prior, position, bow, clipscore, zero_shot"),
         (["baselines=[zero_shot]"], "model: not given; the baseline zero_shot asks one: choose it, such as"),
-        (["baselines=[bow]"], "run, data: neither is given"),
+        (["baselines=bow"], "run, data: neither is given"),
+        (["baselines=[]"], "run, baselines: neither is given"),
         (["clipscore.batch_sentences=0", "baselines=[clipscore]"], "clipscore.batch_sentences: 0 is not possible"),
     ],
 )
