@@ -227,7 +227,7 @@ def test_generators_that_were_never_seen_stand_beside_those_that_were():
     metrics = {"val": part(a=0.5), "test_seen": part(a=0.97), "test_heldout": part(b=0.9, c=0.75)}
     plot = draw_generators(metrics, "test_heldout")
     assert plot.reading == (
-        "AUROC by generator: test_seen 0.970 to 0.970, test_heldout 0.750 to 0.900; the hardest is c (0.750)."
+        "AUROC by generator: test_seen 0.970, test_heldout 0.750 to 0.900; the hardest is c (0.750)."
     )
     assert plot.table.rows[-1] == ("c", "test_heldout", "0.750", "0.740", "0.770")
     assert [row[0] for row in plot.table.rows] == ["a", "b", "c"]

@@ -109,4 +109,7 @@ def auroc_axis(axes: Axes, values: Sequence[float | None], *, along: str = "y") 
 def span_of(values: Sequence[float | None]) -> str:
     """Say from where to where figures go."""
     known = [value for value in values if value is not None]
-    return f"{min(known):.3f} to {max(known):.3f}" if known else MISSING
+    if not known:
+        return MISSING
+    low, high = f"{min(known):.3f}", f"{max(known):.3f}"
+    return low if low == high else f"{low} to {high}"
