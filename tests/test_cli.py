@@ -41,7 +41,9 @@ def alignbench(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["data"], ["data", "check"], ["data", "stats"], ["data", "convert"]], ids=" ".join
+    "arguments",
+    [[], ["data"], ["data", "check"], ["data", "stats"], ["data", "convert"], ["data", "download"]],
+    ids=" ".join,
 )
 def test_help_is_there_for_each_command(run, arguments):
     code, out, _ = run(*arguments, "--help")

@@ -1,9 +1,9 @@
-"""`halspan data`: look into corpora of annotated captions, and convert them."""
+"""`halspan data`: look into corpora of annotated captions, fetch their images, and convert them."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,19 +17,20 @@ from halspan.cli.corpora import (
     OnProblem,
     load_corpus,
 )
-from halspan.core.errors import DataError
+from halspan.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from rich.console import Console
     from rich.table import Table
 
     from halspan.data.corpus import Corpus
+    from halspan.data.links import LinkingFormat
     from halspan.data.stats import Statistics
 
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Look into corpora of annotated captions, and convert them.
+    help="""Look into corpora of annotated captions, fetch their images, and convert them.
 
     A corpus is a file or the folder it lies in: canonical JSON Lines (one caption a line),
     AlignBench's columns (one sentence a line), or CHOCOLATE's list of captions.
@@ -37,6 +38,7 @@ app = typer.Typer(
     Examples:
       halspan data check captions.jsonl
       halspan data stats AlignBench/ --images coco/val2017
+      halspan data download AlignBench/
       halspan data convert chocolate/chocolate.json captions.jsonl""",
 )
 
@@ -98,6 +100,53 @@ def stats(
 
 
 @app.command()
+def download(
+    path: _Path = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for `downloaded/`, if not the corpus's; afterwards give it as --images, data.images."
+        ),
+    ] = None,
+    format_: FormatOption = Format.auto,
+    max_mib: Annotated[int, typer.Option(min=1, help="Refuse an image of more MiB than this.")] = 50,
+    connections: Annotated[int, typer.Option(min=1, help="Downloads at once.")] = 16,
+    per_host: Annotated[int, typer.Option(min=1, help="Downloads at once from one host.")] = 4,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further tries after silence, a broken connection, or status 429 or 5xx.")
+    ] = 3,
+    retry_dead: Annotated[
+        bool, typer.Option("--retry-dead", help="Ask again for what an earlier run found dead or refused.")
+    ] = False,
+) -> None:
+    """Fetch the images that a corpus only links to; started again, it goes on where it was stopped.
+
+    Takes `image_url` of AlignBench's columns and `image` of canonical JSON Lines.
+    Every image is decoded before it is kept; `downloaded/manifest.jsonl` says what became of each address.
+    An address without an answer in two runs is dead.
+    Exit status: 0 if all are there or dead, 1 if some were refused or gave no answer, 130 if interrupted.
+
+    Examples:
+      halspan data download AlignBench/
+      halspan data download --to photos/
+    """
+    from halspan.cli.downloads import fetch_images
+    from halspan.data.download import Downloader
+    from halspan.data.web import Limits
+
+    file, name, folder = _linking_corpus(path, format_, to)
+    downloader = Downloader(
+        images=folder,
+        limits=Limits(max_bytes=max_mib * 2**20),
+        connections=connections,
+        per_host=per_host,
+        retries=retries,
+        retry_dead=retry_dead,
+    )
+    raise typer.Exit(fetch_images(file, name, downloader))
+
+
+@app.command()
 def convert(
     path: Annotated[Path, typer.Argument(help="The corpus's file or folder.")],
     output: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
@@ -123,6 +172,24 @@ def convert(
     console = open_console()
     _print_summary(console, corpus)
     console.print(f"Written to {output}.")
+
+
+def _linking_corpus(path: Path | None, format_: Format, to: Path | None) -> tuple[Path, "LinkingFormat", Path]:
+    """The corpus's file, how it is written, and the folder that its image paths start from."""
+    from halspan.data import alignbench
+    from halspan.data.corpus import find_corpus_file
+    from halspan.data.formats import FILE_NAMES, detect_format
+    from halspan.data.links import LinkingFormat
+
+    if path is None:
+        if to is None:
+            raise ConfigError("--to: missing; the hub's cache is no place for images: give a folder for them")
+        path = alignbench.download("main")
+    file = find_corpus_file(path, FILE_NAMES)
+    name = detect_format(file) if format_ is Format.auto else format_.value
+    if name not in ("jsonl", "alignbench"):
+        raise ConfigError(f"--format: {name} holds no addresses of images; alignbench and jsonl may")
+    return file, cast(LinkingFormat, name), file.parent if to is None else to.expanduser()
 
 
 def _undecodable_images(corpus: "Corpus") -> list[str]:

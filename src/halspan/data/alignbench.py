@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from halspan.core.captions import Caption, Direction, Sentence, Span
 from halspan.core.errors import DataError
+from halspan.data.alignbench_images import ImageFinder
 from halspan.data.alignbench_rows import ImageReference, Row, read_row, read_source
 from halspan.data.corpus import (
     EXAMPLES,
@@ -45,7 +45,7 @@ class AlignBench:
         path: the file, or a folder with `halcap_bench.jsonl` or one other `*.jsonl`; the hub's dataset if None.
         revision: branch, tag or commit of the hub's dataset; of no effect with `path`.
         images: folder with the images that the release only links to, named as in `image_url`, `image_name` or
-            `image_path_in_repo`; the corpus's own folder if None.
+            `image_path_in_repo`, or fetched by `halspan data download`; the corpus's own folder if None.
         on_error: "raise" stops at the first malformed or repeated row or incomplete caption, "skip" leaves out the
             captions concerned and counts them.
         missing_image: the same for captions whose image is missing or unreadable; "skip", since links die.
@@ -71,7 +71,7 @@ class AlignBench:
         file, source = self._find()
         skips, findings = Skips(self.on_error), Findings()
         groups = _read_groups(file, skips, findings)
-        locate = _ImageFinder(file.parent, find_image_root(self.images, file.parent), (group.image for group in groups))
+        locate = ImageFinder(file.parent, find_image_root(self.images, file.parent), (group.image for group in groups))
         captions = keep_with_images(
             _assemble(groups, locate, skips, findings),
             file.parent,
@@ -210,7 +210,7 @@ def _repeated(where: str, row: Row, group: _Group) -> str:
     )
 
 
-def _assemble(groups: list[_Group], finder: "_ImageFinder", skips: Skips, findings: Findings) -> Iterator[Caption]:
+def _assemble(groups: list[_Group], finder: ImageFinder, skips: Skips, findings: Findings) -> Iterator[Caption]:
     for group in groups:
         if group.malformed:
             skips.count("captions with malformed records", f"{group.model}'s caption of {group.image.key!r}")
@@ -275,39 +275,3 @@ def _types_of_matches(row: Row, n_matches: int, findings: Findings) -> Iterable[
     if n_matches:
         findings.sentences["with several types for words in another number, spans left without a type"] += 1
     return [None] * n_matches
-
-
-class _ImageFinder:
-    """Finds the files of images, in the corpus's folder and in `data.images`.
-
-    A file name that several addresses end in (`.../a/image.jpg`, `.../b/image.jpg`) says nothing about which of them a
-    file is, so it is not used.
-    """
-
-    def __init__(self, folder: Path, images: Path, references: Iterable[ImageReference]) -> None:
-        self.folder = folder
-        self.images = images
-        urls = {reference.url for reference in references if reference.url}
-        self.n_urls = Counter(map(_file_name, urls))
-
-    def find(self, reference: ImageReference) -> str:
-        """The image's path, relative to the corpus's folder or absolute; one that does not exist if there is none."""
-        candidates = list(self._candidates(reference))
-        path = next((path for path in candidates if path.is_file()), candidates[0])
-        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path.resolve())
-
-    def _candidates(self, reference: ImageReference) -> Iterator[Path]:
-        if reference.path:
-            yield self.folder / reference.path
-            yield self.images / reference.path
-        if reference.name:
-            yield self.images / reference.name
-        if reference.url:
-            name = _file_name(reference.url)
-            if name and self.n_urls[name] == 1:
-                yield self.images / name
-            yield self.images / reference.url
-
-
-def _file_name(url: str) -> str:
-    return PurePosixPath(unquote(urlsplit(url).path)).name

@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from halspan.core.checks import check_object
 from halspan.core.errors import DataError
 from halspan.core.files import replacing
 from halspan.core.taxonomy import HALLUCINATION_TYPES
+from halspan.data.addresses import downloaded_file, is_address
 from halspan.data.corpus import (
     Corpus,
     OnProblem,
@@ -32,7 +34,8 @@ class JsonLines:
 
     Attributes:
         path: the file, or a folder with one `*.jsonl`.
-        images: folder that image paths start from; the file's own if None.
+        images: folder that image paths start from; the file's own if None. An image that is an address of the web is
+            looked for where `halspan data download` puts it.
         on_error: "raise" stops at the first malformed record or repeated id, "skip" leaves them out and counts them.
         missing_image: the same for captions whose image is missing or unreadable.
         min_images: least share of usable images, 0 to 1; below it the corpus is refused.
@@ -160,5 +163,12 @@ def _read_captions(file: Path, skips: Skips) -> list[Caption]:
             skips.add("records with a repeated id", problem)
             continue
         places[caption.id] = where
-        captions.append(caption)
+        captions.append(_located(caption))
     return captions
+
+
+def _located(caption: Caption) -> Caption:
+    """The caption with a path for its image, where it has an address of the web."""
+    if not is_address(caption.image.strip()):
+        return caption
+    return replace(caption, image=str(downloaded_file(caption.image)))
