@@ -170,9 +170,16 @@ def _begin(
     place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any], corpus: "Corpus", parts: "SplitParts"
 ) -> None:
     """Write down what the run is, now that its data and its model are there."""
+    from halspan.models.export import identify_backbone
+
     place.prepare(overwrite=spec.overwrite)
     write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(settings | {"resume": False, "overwrite": False})))
-    origin = {"taxonomy": list(corpus.taxonomy), "source": dict(corpus.source), "skipped": dict(corpus.skipped)}
+    origin = {
+        "taxonomy": list(corpus.taxonomy),
+        "source": dict(corpus.source),
+        "skipped": dict(corpus.skipped),
+        "backbone": identify_backbone(spec.model),  # an export of another one is refused
+    }
     write_json(place.split, origin | parts.to_record())
     for part, captions in parts.parts().items():
         logger.info("%s: %d captions", part, len(captions))

@@ -1,6 +1,7 @@
 """Image files: read as RGB, checked, and identified by their content."""
 
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,29 @@ def load_image(path: Path) -> Image.Image:
     """
     with _opened(path) as image:
         return _to_rgb(image)
+
+
+def load_image_bytes(data: bytes) -> Image.Image:
+    """Read an image from the bytes of its file, as `load_image` does.
+
+    Raises:
+        DataError: as `load_image`.
+    """
+    with _opened(io.BytesIO(data)) as image:
+        return _to_rgb(image)
+
+
+def convert_image(image: Image.Image) -> Image.Image:
+    """Convert a picture in memory as `load_image` converts those of files; the picture itself stays as it is.
+
+    Raises:
+        DataError: as `load_image`, for pictures that are animated, of a mode without a defined range, or damaged.
+    """
+    try:
+        _check_still(image)
+        return _to_rgb(image.copy())
+    except (OSError, ValueError) as error:
+        raise DataError(f"image in memory: cannot be decoded ({error}); load it again") from None
 
 
 def check_image(path: Path) -> None:
@@ -83,25 +107,26 @@ def _hash_file(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (bo
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     """Open a still image of a usable mode, and turn whatever Pillow raises inside the block into a DataError."""
+    name = str(source) if isinstance(source, Path) else "in memory"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(source, formats=FORMATS)
         with image:
             _check_still(image)
             yield image
     except DataError as error:
-        raise DataError(f"image {path}: {error}") from None
+        raise DataError(f"image {name}: {error}") from None
     except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
-        raise DataError(f"image {path}: {_explain(error, path)}") from None
+        raise DataError(f"image {name}: {_explain(error, source)}") from None
 
 
-def _explain(error: Exception, path: Path) -> str:
+def _explain(error: Exception, source: Path | io.BytesIO) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist; put the file there or correct its path"
-    if path.is_file() and path.stat().st_size == 0:
+    if _is_empty(source):
         return "is empty (0 bytes); fetch the file again"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror}); check the file and its permissions"
@@ -110,6 +135,12 @@ def _explain(error: Exception, path: Path) -> str:
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"is too large ({error}); scale it down below {Image.MAX_IMAGE_PIXELS} pixels"
     return f"cannot be decoded ({error}); the file is damaged or truncated: fetch it again"
+
+
+def _is_empty(source: Path | io.BytesIO) -> bool:
+    if isinstance(source, Path):
+        return source.is_file() and source.stat().st_size == 0
+    return not source.getbuffer().nbytes
 
 
 def _check_still(image: Image.Image) -> None:

@@ -75,13 +75,30 @@ def score(
         part = rows[start : start + rows_per_pass]
         encoded = [encoder.encode(read_image(row.image), row.captions, targets=False) for row in part]
         batch = encoder.collate(encoded).to(device)
-        precision = nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
-        with torch.inference_mode(), precision:
-            logits = detector(batch)
-        _check_finite(logits, batch)
         if on_pass is not None:
             on_pass(batch.cost)
-        yield from _by_caption(batch, logits)
+        yield from score_batch(detector, batch, autocast=autocast)
+
+
+def score_batch(
+    detector: SpanDetector, batch: Batch, *, autocast: torch.dtype | None = None
+) -> Iterator[CaptionScores]:
+    """Score a batch in one forward pass.
+
+    Args:
+        detector: in evaluation mode.
+        batch: on its device.
+        autocast: lower precision of the forward pass; None keeps the weights' own.
+
+    Raises:
+        ModelError: the detector gives scores that are not finite numbers.
+    """
+    device = batch.segments.device.type
+    precision = nullcontext() if autocast is None else torch.autocast(device, dtype=autocast)
+    with torch.inference_mode(), precision:
+        logits = detector(batch)
+    _check_finite(logits, batch)
+    return _by_caption(batch, logits)
 
 
 def _check_finite(logits: Logits, batch: Batch) -> None:

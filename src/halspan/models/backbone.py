@@ -42,20 +42,24 @@ class Backbone:
     family: Family
 
 
-def load_backbone(spec: ModelSpec) -> Backbone:
+def load_backbone(spec: ModelSpec, *, processor: str | None = None) -> Backbone:
     """Load the backbone that a spec names.
+
+    Args:
+        spec: which, and in which precision.
+        processor: folder of its processor; None loads it from where the backbone is.
 
     Raises:
         ModelError: there is no checkpoint, it cannot be read, the model and the checkpoint do not have exactly the
             same weights, or the tokenizer gives no character offsets.
     """
     if spec.backbone != TINY_LLAMA4:
-        return _load(spec)
+        return _load(spec, processor)
     from halspan.models.tiny import save_tiny_llama4
 
     with TemporaryDirectory() as folder:
         save_tiny_llama4(Path(folder))
-        return _load(replace(spec, backbone=folder))
+        return _load(replace(spec, backbone=folder), processor)
 
 
 def read_config(spec: ModelSpec) -> Any:
@@ -71,7 +75,9 @@ def read_config(spec: ModelSpec) -> Any:
             f"model.backbone: the folder {spec.backbone!r} has no config.json, so it holds no checkpoint; "
             "give a folder that save_pretrained wrote, or a hub id"
         )
-    return _read(spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision))
+    return _read(
+        spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision, trust_remote_code=False)
+    )
 
 
 def find_family(spec: ModelSpec, config: Any) -> Family:
@@ -98,10 +104,11 @@ def is_random(config: Any) -> bool:
     return bool(getattr(config, "random_weights", False))
 
 
-def _load(spec: ModelSpec) -> Backbone:
+def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     config = read_config(spec)
     family = find_family(spec, config)
-    processor = _read(spec, lambda: family.load_processor(spec.backbone, spec.revision))
+    place = (spec.backbone, spec.revision) if processor_from is None else (processor_from, None)
+    processor = _read(spec, lambda: family.load_processor(*place))
     if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
         raise ModelError(
             f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "

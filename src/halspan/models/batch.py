@@ -155,6 +155,18 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -
     )
 
 
+def copies_of(context: Context) -> int:
+    """How often a caption stands in its line."""
+    return 2 if context == "echo" else 1
+
+
+def lines_of(row: EncodedRow, *, context: Context, pack_tokens: int) -> list[EncodedRow]:
+    """Divide a row into rows that `collate` lays out as one line each; captions keep their order within them."""
+    lengths = [copies_of(context) * len(caption.ids) for caption in row.captions]
+    bins = pack(lengths, pack_tokens - len(row.prompt))
+    return [replace(row, captions=tuple(row.captions[member] for member in members)) for members in bins]
+
+
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Put items into bins: the longest first, each into the first bin with room for it.
 
@@ -200,7 +212,7 @@ class _Place:
 
 def _lay_out(row: EncodedRow, context: Context, pack_tokens: int, lines: list[_Line]) -> list[_Place]:
     """Add a row's lines, and give the place of each of its captions."""
-    copies = 2 if context == "echo" else 1
+    copies = copies_of(context)
     lengths = [copies * len(caption.ids) for caption in row.captions]
     places = {}
     for members in pack(lengths, pack_tokens - len(row.prompt)):

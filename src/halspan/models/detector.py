@@ -30,19 +30,22 @@ from halspan.models.spec import LoraSpec, ModelSpec
 _SAME_STATES = 0.05  # relative difference; bfloat16 alone makes some
 
 
-def build_detector(spec: ModelSpec, taxonomy: Sequence[str]) -> tuple["SpanDetector", RowEncoder]:
+def build_detector(
+    spec: ModelSpec, taxonomy: Sequence[str], *, processor: str | None = None
+) -> tuple["SpanDetector", RowEncoder]:
     """Load the backbone and put a new detector on it; adapters and heads draw from torch's random numbers.
 
     Args:
         spec: backbone, context and adapters.
         taxonomy: the types that the detector tells apart, at least one.
+        processor: folder of the backbone's processor; None loads it from where the backbone is.
 
     Raises:
         ModelError: the backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
             exactly once, the window is longer than the backbone's, or the backbone is of a family that is not in
             the table and its states are not the model's own.
     """
-    backbone = load_backbone(spec)
+    backbone = load_backbone(spec, processor=processor)
     limit = backbone.model.config.get_text_config().max_position_embeddings
     if spec.max_tokens > limit:
         raise ModelError(f"model.max_tokens: {spec.max_tokens} is more than the {limit} positions of {spec.backbone!r}")

@@ -1,6 +1,7 @@
 """From an image and captions to what a detector reads; captions are tokenised on their own, so offsets are exact."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from halspan.core.alignment import range_of_token
 from halspan.core.captions import Caption
 from halspan.core.errors import ModelError
 from halspan.core.targets import build_targets
-from halspan.models.batch import Batch, EncodedCaption, EncodedRow, collate
+from halspan.models.batch import Batch, EncodedCaption, EncodedRow, collate, copies_of, lines_of
 from halspan.models.spec import ModelSpec
 
 __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
@@ -41,6 +42,16 @@ class RowEncoder:
         _check_image_settings(processor.image_processor, spec.image)
         self._cache: dict[tuple[Caption, bool], EncodedCaption] = {}
 
+    @property
+    def processor(self) -> Any:
+        """The backbone's processor."""
+        return self._processor
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the captions, written out, with the image's placeholder in it."""
+        return self._prompt
+
     def encode(self, image: Image.Image, captions: Sequence[Caption], *, targets: bool = True) -> EncodedRow:
         """Encode one image and captions of it, at least one.
 
@@ -55,6 +66,39 @@ class RowEncoder:
             DataError: targets are asked for and a type is not in the taxonomy.
             ModelError: the prompt alone does not fit the window.
         """
+        row, room = self._encode_row(image)
+        return replace(row, captions=tuple(self._encode_caption(caption, room, targets) for caption in captions))
+
+    def encode_whole(self, image: Image.Image, captions: Sequence[Caption]) -> tuple[EncodedRow, int]:
+        """Encode one image and captions of it, at least one, without targets; captions that do not fit are not cut.
+
+        Nothing is kept, as where captions come without end.
+
+        Returns:
+            The row; and its room: the most tokens of one caption that fit the window behind the prompt.
+
+        Raises:
+            ModelError: the prompt alone does not fit the window.
+        """
+        row, room = self._encode_row(image)
+        whole = (self._build(caption, *self._tokenize(caption.text), targets=False) for caption in captions)
+        return replace(row, captions=tuple(whole)), room
+
+    def lines(self, row: EncodedRow) -> list[EncodedRow]:
+        """Divide a row into rows that each are one line of the backbone's input; the image is encoded once for each."""
+        return lines_of(row, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+
+    def collate(self, rows: Sequence[EncodedRow]) -> Batch:
+        """Put encoded rows, at least one, into one batch; all of them with targets or all without."""
+        return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+
+    def length(self, line: EncodedRow) -> int:
+        """Count the tokens of a row that is one line, prompt included."""
+        copies = copies_of(self._spec.context)
+        return len(line.prompt) + copies * sum(len(caption.ids) for caption in line.captions)
+
+    def _encode_row(self, image: Image.Image) -> tuple[EncodedRow, int]:
+        """Encode a row without its captions; give the room for each of them too."""
         inputs = self._encode_prompt(image)
         prompt = inputs.pop("input_ids")[0]
         room = self._spec.max_tokens - len(prompt)
@@ -66,16 +110,13 @@ class RowEncoder:
         if self._spec.context == "echo":
             room //= 2
         per_token = {name for name, tensor in inputs.items() if tensor.shape == (1, len(prompt))}
-        return EncodedRow(
+        row = EncodedRow(
             prompt=prompt,
             token_inputs={name: inputs[name][0] for name in per_token},
             image_inputs={name: tensor for name, tensor in inputs.items() if name not in per_token},
-            captions=tuple(self._encode_caption(caption, room, targets) for caption in captions),
+            captions=(),
         )
-
-    def collate(self, rows: Sequence[EncodedRow]) -> Batch:
-        """Put encoded rows, at least one, into one batch; all of them with targets or all without."""
-        return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+        return row, room
 
     def _encode_prompt(self, image: Image.Image) -> dict[str, Any]:
         bos = self._processor.tokenizer.bos_token

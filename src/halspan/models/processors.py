@@ -1,15 +1,16 @@
 """How processors load without torchvision, on the image backend that a detector belongs to."""
 
-from typing import Any
+from typing import Any, Literal
 
-IMAGE_BACKEND = "pil"  # of the image processors; pixels of other backends differ, so a detector belongs to one
+# Of the image processors; pixels of other backends differ, so a detector belongs to one.
+IMAGE_BACKEND: Literal["pil"] = "pil"
 
 
 def auto_processor(source: str, revision: str | None) -> Any:
     """Load the processor that a checkpoint names."""
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(source, revision=revision, backend=IMAGE_BACKEND)
+    return AutoProcessor.from_pretrained(source, revision=revision, backend=IMAGE_BACKEND, trust_remote_code=False)
 
 
 def image_only(processor_class: Any) -> Any:

@@ -1,17 +1,20 @@
 """Safetensors checkpoints of one file or many: headers are read first, and each weight when it is used."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import cached_file
 
+from halspan.models.artifacts import plain_name, read_header, read_json
+
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
 
+_SAMPLE = 4096  # bytes of each tensor that tell checkpoints apart
 _READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}  # in safetensors' words; others are quantised
 
 
@@ -24,12 +27,16 @@ class StoredTensor:
         name: of the tensor in the file.
         shape: of the tensor.
         dtype: in safetensors' words, such as `BF16`.
+        start: its first byte in the file,
+        stop: and the byte after its last one.
     """
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    start: int
+    stop: int
 
     def __getitem__(self, index: object) -> Tensor:
         """Read the tensor, or a part of it.
@@ -51,46 +58,108 @@ def open_checkpoint(source: str, revision: str | None) -> dict[str, StoredTensor
 
     Raises:
         OSError: a file is missing.
-        ValueError: the index is not that of the files, or a weight is stored in a type that is no plain number.
-        safetensors.SafetensorError: a file is damaged.
+        ValueError: a file is damaged, the index is not that of the files or names one elsewhere, or a weight is stored
+            in a type that is no plain number.
     """
-    index = _find(source, INDEX, revision, is_optional=True)
-    if index is None:
-        whole = _find(source, WHOLE, revision)
-        return _read_header(whole)  # type: ignore[arg-type]  # mandatory, so not None
-    places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     tensors: dict[str, StoredTensor] = {}
-    names = sorted(set(places.values()))
-    for file in [_find(source, name, revision) for name in names]:
-        tensors |= _read_header(file)  # type: ignore[arg-type]
-    if absent := sorted(places.keys() - tensors.keys()):
+    files, promised = _find_files(source, revision)
+    for file in files:
+        tensors |= read_tensors(file)
+    if absent := sorted(promised - tensors.keys()):
         raise ValueError(
-            f"{INDEX} names {len(absent)} weights that are in none of the {len(names)} shards, such as {absent[0]}"
+            f"{INDEX} names {len(absent)} weights that are in none of the {len(files)} shards, such as {absent[0]}"
         )
     return tensors
 
 
-def _find(source: str, name: str, revision: str | None, *, is_optional: bool = False) -> Path | None:
-    path = Path(source, name)
-    if Path(source).is_dir():
-        if not path.is_file() and not is_optional:
-            raise FileNotFoundError(f"{name} is missing in {source}")
-        return path if path.is_file() else None
-    found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=not is_optional)
-    return None if found is None else Path(found)
+def fingerprint(source: str, revision: str | None) -> str:
+    """Tell a checkpoint from every other one, other revisions of it included, without reading all of it.
+
+    Args:
+        source: local folder or hub id.
+        revision: commit, tag or branch of a hub id.
+
+    Returns:
+        SHA-256, in hexadecimal, of its configuration and of each tensor's name, type, shape and first 4,096 bytes.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: as `open_checkpoint`.
+    """
+    digest = sha256(_find(source, CONFIG, revision).read_bytes())
+    for name, tensor in sorted(open_checkpoint(source, revision).items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
+        with tensor.file.open("rb") as file:
+            file.seek(tensor.start)
+            digest.update(file.read(min(_SAMPLE, tensor.stop - tensor.start)))
+    return digest.hexdigest()
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    stored = {}
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118  # no mapping
-            part = tensors.get_slice(name)
-            stored[name] = StoredTensor(
-                file=file, name=name, shape=tuple(part.get_shape()), dtype=str(part.get_dtype())
-            )
+def commit_of(source: str, revision: str | None) -> str | None:
+    """Give the commit that a revision of a hub id stands for on this machine; None for a local folder."""
+    snapshot = _find(source, CONFIG, revision).parent
+    is_of_hub = snapshot.parent.name == "snapshots" and not Path(source).is_dir()
+    return snapshot.name if is_of_hub else None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """List the files of a local checkpoint that a model is loaded from.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: the index names a file elsewhere.
+    """
+    files = [*_find_files(str(folder), None)[0], folder / CONFIG, folder / INDEX, folder / "generation_config.json"]
+    return [file for file in files if file.is_file()]
+
+
+def read_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Find the tensors of one file.
+
+    Raises:
+        OSError: it is missing.
+        ValueError: it is damaged, or a weight is stored in a type that is no plain number.
+    """
+    entries, _ = read_header(file)
+    stored = {
+        name: StoredTensor(
+            file=file, name=name, shape=entry.shape, dtype=entry.dtype, start=entry.start, stop=entry.stop
+        )
+        for name, entry in entries.items()
+    }
     if strange := sorted(name for name, tensor in stored.items() if tensor.dtype not in _READABLE):
         raise ValueError(
             f"{file.name} stores {len(strange)} weights as {stored[strange[0]].dtype}, such as {strange[0]}: it is "
             "quantised already; give the checkpoint in 16 or 32 bits"
         )
     return stored
+
+
+def _find_files(source: str, revision: str | None) -> tuple[list[Path], set[str]]:
+    """Find the files with weights, and the names of the weights that an index promises."""
+    index = _find_optional(source, INDEX, revision)
+    if index is None:
+        return [_find(source, WHOLE, revision)], set()
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{INDEX} has no weight_map, so it names no files")
+    names = sorted({plain_name(name, INDEX) for name in places.values()})
+    return [_find(source, name, revision) for name in names], set(places)
+
+
+def _find(source: str, name: str, revision: str | None) -> Path:
+    if Path(source).is_dir():
+        path = Path(source, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} is missing in {source}")
+        return path
+    return Path(cached_file(source, name, revision=revision))
+
+
+def _find_optional(source: str, name: str, revision: str | None) -> Path | None:
+    if Path(source).is_dir():
+        path = Path(source, name)
+        return path if path.is_file() else None
+    found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)

@@ -1,0 +1,152 @@
+"""What `Detector.predict` gives: sentences and marked spans of a text, with what could not be scored beside them."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+from halspan.core import captions as core
+
+SCHEMA = "halspan.prediction/1"
+
+_STYLE = {
+    "text": "line-height:1.8;white-space:pre-wrap",
+    "incorrect": "border-bottom:2px solid #d33",
+    "correct": "",
+    "unscored": "opacity:0.55;border-bottom:2px dotted #888",
+    "span": "background:rgba(221,51,51,0.28);color:inherit;border-radius:3px;padding:0 2px",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence that was scored.
+
+    Attributes:
+        start: first character of the text, counted from 0.
+        end: the character after the last one.
+        text: the sentence.
+        p_incorrect: calibrated probability that it is incorrect, 0 to 1.
+        is_incorrect: whether that is at or above the detector's threshold.
+    """
+
+    start: int
+    end: int
+    text: str
+    p_incorrect: float
+    is_incorrect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters that the detector holds for hallucinated.
+
+    Attributes:
+        start: first character of the text, counted from 0.
+        end: the character after the last one.
+        type: of the detector's taxonomy.
+        score: probability, 0 to 1.
+        text: the characters.
+    """
+
+    start: int
+    end: int
+    type: str | None
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """A part of the text about which the detector says nothing; it may be right or wrong.
+
+    Attributes:
+        start: first character of the text, counted from 0.
+        end: the character after the last one.
+        text: the characters.
+        reason: why there is no score.
+    """
+
+    start: int
+    end: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a detector says about a text and its image.
+
+    Attributes:
+        text: the text.
+        sentences: those that were scored, in order.
+        spans: hallucinated characters, in order, disjoint, inside of scored sentences.
+        unscored: sentences without a score, in order.
+    """
+
+    text: str
+    sentences: tuple[Sentence, ...]
+    spans: tuple[Span, ...]
+    unscored: tuple[Unscored, ...]
+
+    @classmethod
+    def of(cls, prediction: core.Prediction, *, threshold: float) -> "Prediction":
+        """Make one of a prediction about a caption.
+
+        Args:
+            prediction: about a caption.
+            threshold: a sentence is called incorrect from this probability on.
+        """
+        text = prediction.caption.text
+        sentences, unscored = [], []
+        for sentence, score in zip(prediction.caption.sentences, prediction.sentences, strict=True):
+            place = (sentence.start, sentence.end, text[sentence.start : sentence.end])
+            if score.p_incorrect is None:
+                unscored.append(Unscored(*place, score.unscored or ""))
+            else:
+                sentences.append(Sentence(*place, score.p_incorrect, score.p_incorrect >= threshold))
+        spans = (
+            Span(span.start, span.end, span.type, span.score, text[span.start : span.end]) for span in prediction.spans
+        )
+        return cls(text, tuple(sentences), tuple(spans), tuple(unscored))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give a JSON object; `schema` says which layout it has."""
+        return {
+            "schema": SCHEMA,
+            "text": self.text,
+            "sentences": [asdict(item) for item in self.sentences],
+            "spans": [asdict(item) for item in self.spans],
+            "unscored": [asdict(item) for item in self.unscored],
+        }
+
+    def _repr_html_(self) -> str:
+        """Show the text in a notebook: hallucinated words marked, incorrect sentences and unscored ones underlined."""
+        return f'<div dir="auto" style="{_STYLE["text"]}">{"".join(self._pieces())}</div>'
+
+    def _pieces(self) -> Iterator[str]:
+        at = 0
+        parts: list[Sentence | Unscored] = [*self.sentences, *self.unscored]
+        for part in sorted(parts, key=lambda part: part.start):
+            yield escape(self.text[at : part.start])
+            if isinstance(part, Unscored):
+                yield _element("span", "unscored", f"not scored: {part.reason}", escape(part.text))
+            else:
+                kind = "incorrect" if part.is_incorrect else "correct"
+                inner = "".join(self._marked(part))
+                yield _element("span", kind, f"P(incorrect) {part.p_incorrect:.2f}", inner)
+            at = part.end
+        yield escape(self.text[at:])
+
+    def _marked(self, sentence: Sentence) -> Iterator[str]:
+        at = sentence.start
+        for span in self.spans:
+            if sentence.start <= span.start < sentence.end:
+                yield escape(self.text[at : span.start])
+                yield _element("mark", "span", f"{span.type or 'hallucinated'} {span.score:.2f}", escape(span.text))
+                at = span.end
+        yield escape(self.text[at : sentence.end])
+
+
+def _element(tag: str, kind: str, title: str, inner: str) -> str:
+    return f'<{tag} style="{_STYLE[kind]}" title="{escape(title)}">{inner}</{tag}>'

@@ -1,0 +1,250 @@
+"""Texts of any length: what does not fit the backbone's window is read in overlapping ones, and put together again.
+
+A window holds as many whole sentences as fit, and before them whole sentences as context, up to a quarter of it. A
+sentence is judged once, in the window that it is new in, and so are its tokens. A sentence that is longer than the
+window is read in windows that overlap by half: a token counts in the one in which the nearest cut is farthest (where
+words only see what comes before them: the first one that has it), and the sentence's score is the highest of its
+windows', since one wrong word makes it incorrect.
+
+Axes: `token` (of one caption).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+from PIL.Image import Image
+
+from halspan.core.captions import Caption
+from halspan.inference.scoring import CaptionScores, score_batch
+from halspan.models.batch import EncodedCaption, EncodedRow
+from halspan.models.detector import SpanDetector
+from halspan.models.encoding import RowEncoder
+
+CONTEXT_SHARE = 4  # a window's share of context: one in so many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens `[start, stop)` of a caption that are read together.
+
+    Attributes:
+        start: first token.
+        stop: the one after the last.
+        counts_from: scores of the tokens from here on count,
+        counts_to: up to here.
+        sentences: those whose score counts.
+    """
+
+    start: int
+    stop: int
+    counts_from: int
+    counts_to: int
+    sentences: range
+
+
+def plan_windows(token_sentence: Int[ndarray, "token"], room: int, *, is_causal: bool) -> list[Window]:
+    """Choose the windows of a caption.
+
+    Args:
+        token_sentence: the sentence that a token belongs to, in order; -1 for none.
+        room: most tokens of a window, at least 1.
+        is_causal: whether a token sees only what comes before it.
+
+    Returns:
+        Windows in order. All tokens of sentences count in exactly one of them; what stands between sentences may be in
+        none.
+    """
+    n_tokens = len(token_sentence)
+    ranges = _sentence_ranges(token_sentence)
+    if n_tokens <= room:
+        return [Window(0, n_tokens, 0, n_tokens, range(max(ranges, default=-1) + 1))]
+    windows: list[Window] = []
+    numbers = list(ranges)
+    place = 0
+    while place < len(numbers):
+        first, end = ranges[numbers[place]]
+        last = place
+        if end - first > room:
+            windows += _cut(numbers[place], first, end, room, is_causal=is_causal)
+        else:
+            before = [ranges[number][0] for number in numbers[:place]]
+            start = _context_start([0, *before], first, min(room // CONTEXT_SHARE, room - (end - first)))
+            while last + 1 < len(numbers) and ranges[numbers[last + 1]][1] - start <= room:
+                last += 1
+            stop = ranges[numbers[last]][1]
+            windows.append(Window(start, stop, first, stop, range(numbers[place], numbers[last] + 1)))
+        place = last + 1
+    return windows
+
+
+def score_texts(
+    detector: SpanDetector,
+    encoder: RowEncoder,
+    rows: Iterable[tuple[Image, Sequence[Caption]]],
+    *,
+    is_causal: bool,
+    batch_tokens: int,
+) -> Iterator[CaptionScores]:
+    """Score captions of any length, in their order; no more rows are read ahead than one forward pass takes.
+
+    Args:
+        detector: in evaluation mode.
+        encoder: its encoder.
+        rows: images, each with captions of it.
+        is_causal: whether a token sees only what comes before it.
+        batch_tokens: tokens of one forward pass, padding and images included; a longer line has one of its own.
+
+    Raises:
+        ModelError: the prompt alone does not fit the window, or scores are not finite numbers.
+    """
+    waiting: deque[_Read] = deque()
+    batch = _Pass(detector, encoder)
+    for image, captions in rows:
+        row, room = encoder.encode_whole(image, captions)
+        reads = [_Read(whole, plan_windows(whole.token_sentence, room, is_causal=is_causal)) for whole in row.captions]
+        waiting.extend(reads)
+        parts = {id(part): (read, number) for read in reads for number, part in enumerate(read.parts)}
+        every = replace(row, captions=tuple(part for read in reads for part in read.parts))
+        for line in encoder.lines(every) if every.captions else ():
+            if not batch.has_room(line, batch_tokens):
+                batch.run()
+            batch.add(line, [parts[id(part)] for part in line.captions])
+        yield from _take_finished(waiting)
+    batch.run()
+    yield from _take_finished(waiting)
+
+
+@dataclass(slots=True)
+class _Read:
+    """A caption on its way."""
+
+    whole: EncodedCaption
+    windows: list[Window]
+    is_cut: bool = field(init=False)
+    parts: list[EncodedCaption] = field(init=False)
+    scores: dict[int, CaptionScores] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_tokens = len(self.whole.ids)
+        self.is_cut = [(window.start, window.stop) for window in self.windows] != [(0, n_tokens)]
+        self.parts = [_part(self.whole, window) for window in self.windows] if self.is_cut else [self.whole]
+
+    def join(self) -> CaptionScores:
+        """Put the scores of the windows together."""
+        whole = self.whole
+        if not self.is_cut:
+            return self.scores[0]
+        kept, token, types = [np.arange(0)], [np.zeros(0, np.float32)], []
+        sentence: dict[int, float] = {}
+        for number, window in enumerate(self.windows):
+            scores = self.scores[number]
+            inside = slice(window.counts_from - window.start, window.counts_to - window.start)
+            kept.append(np.arange(window.counts_from, window.counts_to))
+            token.append(scores.token_logit[inside])
+            types.append(scores.p_type[inside])
+            first = _first_sentence(whole, window)
+            for index in window.sentences:
+                logit = scores.sentence_logit[index - first]
+                if logit is not None:
+                    sentence[index] = max(logit, sentence.get(index, logit))
+        return CaptionScores(
+            caption=whole.caption,
+            offsets=whole.offsets[np.concatenate(kept)],
+            token_logit=np.concatenate(token),
+            p_type=np.concatenate(types) if types else np.zeros((0, 1), np.float32),
+            sentence_logit=tuple(sentence.get(index) for index in range(len(whole.unscored))),
+            unscored=whole.unscored,
+        )
+
+
+class _Pass:
+    """Lines that wait for a forward pass.
+
+    Args:
+        detector: in evaluation mode.
+        encoder: its encoder.
+    """
+
+    def __init__(self, detector: SpanDetector, encoder: RowEncoder) -> None:
+        self._detector = detector
+        self._encoder = encoder
+        self._lines: list[EncodedRow] = []
+        self._owners: list[tuple[_Read, int]] = []
+        self._longest = 0
+
+    def has_room(self, line: EncodedRow, batch_tokens: int) -> bool:
+        """Say whether a line may be added; an empty pass has room for any."""
+        longest = max(self._longest, self._encoder.length(line))
+        return not self._lines or longest * (len(self._lines) + 1) <= batch_tokens
+
+    def add(self, line: EncodedRow, owners: Sequence[tuple[_Read, int]]) -> None:
+        """Add a line; its captions are windows of their owners."""
+        self._lines.append(line)
+        self._owners += owners
+        self._longest = max(self._longest, self._encoder.length(line))
+
+    def run(self) -> None:
+        """Score what there is."""
+        if self._lines:
+            device: torch.device = next(self._detector.parameters()).device
+            batch = self._encoder.collate(self._lines).to(device)
+            for (read, number), scores in zip(self._owners, score_batch(self._detector, batch), strict=True):
+                read.scores[number] = scores
+        self._lines, self._owners, self._longest = [], [], 0
+
+
+def _take_finished(waiting: deque[_Read]) -> Iterator[CaptionScores]:
+    while waiting and len(waiting[0].scores) == len(waiting[0].parts):
+        yield waiting.popleft().join()
+
+
+def _sentence_ranges(token_sentence: Int[ndarray, "token"]) -> dict[int, tuple[int, int]]:
+    """Give the tokens `[first, end)` of each sentence that has some, in order."""
+    places = np.flatnonzero(token_sentence >= 0)
+    numbers, firsts, counts = np.unique(token_sentence[places], return_index=True, return_counts=True)
+    lasts = places[firsts + counts - 1]
+    triples = zip(numbers.tolist(), places[firsts].tolist(), lasts.tolist(), strict=True)
+    return {number: (first, last + 1) for number, first, last in triples}
+
+
+def _context_start(starts: Sequence[int], first: int, most: int) -> int:
+    """Choose where a window begins: at the earliest of the starts that is at most so many tokens before its own."""
+    return next((start for start in starts if first - start <= most), first)
+
+
+def _cut(sentence: int, first: int, end: int, room: int, *, is_causal: bool) -> Iterator[Window]:
+    """Cut one sentence into windows that overlap by half."""
+    starts = [*range(first, end - room, max(1, room // 2)), end - room]
+    bounds = [first]
+    for start, following in pairwise(starts):
+        bounds.append(start + room if is_causal else (following + start + room) // 2)
+    bounds.append(end)
+    for start, (counts_from, counts_to) in zip(starts, pairwise(bounds), strict=True):
+        yield Window(start, start + room, counts_from, counts_to, range(sentence, sentence + 1))
+
+
+def _part(whole: EncodedCaption, window: Window) -> EncodedCaption:
+    """Give the tokens of a window; its sentences are counted from its first one."""
+    inside = slice(window.start, window.stop)
+    first = _first_sentence(whole, window)
+    token_sentence = np.where(whole.token_sentence[inside] < 0, -1, whole.token_sentence[inside] - first)
+    present = set(token_sentence.tolist())
+    n_sentences = max(present) + 1
+    return replace(
+        whole,
+        ids=whole.ids[inside],
+        offsets=whole.offsets[inside],
+        token_sentence=token_sentence,
+        unscored=tuple(None if index in present else whole.unscored[first + index] for index in range(n_sentences)),
+    )
+
+
+def _first_sentence(whole: EncodedCaption, window: Window) -> int:
+    numbers = whole.token_sentence[window.start : window.stop]
+    return int(numbers[numbers >= 0].min())

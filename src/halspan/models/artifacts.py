@@ -1,0 +1,177 @@
+"""What may lie in a folder that somebody else made: JSON and safetensors, looked at before anything is read."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halspan.core.errors import ModelError
+
+SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".md")  # of all that a detector's folder holds
+MOST_JSON = 2**28  # bytes; a tokenizer of a million entries takes a quarter of it
+MOST_HEADER = 100_000_000  # bytes, safetensors' own limit
+
+_LENGTH = 8  # bytes at the start of a safetensors file, which say how long its header is
+# Keys by which other tools choose code to import; a value that is no text, as in a vocabulary, chooses nothing.
+_CHOOSE_CODE = ("_target_", "auto_map", "custom_pipelines", "custom_generate")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a safetensors header says of one tensor.
+
+    Attributes:
+        dtype: in safetensors' words, such as `BF16`.
+        shape: of the tensor.
+        start: its first byte in the file,
+        stop: and the byte after its last one.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def check_folder(folder: Path, *, blobs: Path | None = None) -> None:
+    """Look at every file of a folder that comes from somebody else, before anything of it is read.
+
+    Names that start with a dot are passed over: nothing reads them.
+
+    Args:
+        folder: a detector's.
+        blobs: where symbolic links may lead too: the blobs that the hub's cache keeps beside its snapshots.
+
+    Raises:
+        ModelError: there is a file of another kind than JSON, safetensors and text; a symbolic link leads out; a
+            header claims more than its file has; or a JSON file names code to import.
+    """
+    try:
+        for file in _files(folder):
+            _check_place(file, folder, blobs)
+            _check_content(file)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error.strerror}); restore it, or export again") from None
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a reasonable size.
+
+    Raises:
+        ValueError: it is larger, no JSON, or names code to import; names the file.
+    """
+    if (size := file.stat().st_size) > MOST_JSON:
+        raise ValueError(f"{file.name} has {size:,} bytes, more than the {MOST_JSON:,} that are read")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        chosen = next(_choices(value), None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no JSON ({' '.join(str(error).split())[:100]})") from None
+    if chosen is not None:
+        raise ValueError(f"{file.name} names code to import ({chosen[0]}: {chosen[1]!r:.80}), which halspan never does")
+    return value
+
+
+def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Read what a safetensors file says it holds, no more of it than it has.
+
+    Returns:
+        Its tensors by name, and the text that goes with them.
+
+    Raises:
+        ValueError: it is no safetensors file, or not all of one; names the file.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(_LENGTH), "little")
+        if size < _LENGTH or length > min(size - _LENGTH, MOST_HEADER):
+            raise ValueError(
+                f"{file.name} is no safetensors file, or is incomplete: it claims a header of {length:,} bytes, and "
+                f"has {size:,} in all"
+            )
+        text = opened.read(length)
+    try:
+        header = json.loads(text)
+        about = header.pop("__metadata__", {})
+        entries = {name: _entry(of, _LENGTH + length) for name, of in header.items()}
+        is_text = all(isinstance(value, str) for value in about.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError(f"{file.name} is no safetensors file: its header cannot be read") from None
+    end = max((entry.stop for entry in entries.values()), default=_LENGTH + length)
+    if end != size or not is_text or any(entry.start > entry.stop for entry in entries.values()):
+        raise ValueError(f"{file.name} is incomplete or damaged: its tensors end at byte {end:,} of {size:,}")
+    return entries, about
+
+
+def plain_name(name: object, source: str) -> str:
+    """Require that an index names a file beside it.
+
+    Raises:
+        ValueError: it names a place elsewhere, or no safetensors file.
+    """
+    if not isinstance(name, str) or name != os.path.basename(name) or "\\" in name or not name.endswith(".safetensors"):  # noqa: PTH119
+        raise ValueError(f"{source} names {name!r:.100}, which is no safetensors file beside it")
+    return name
+
+
+def _entry(of: Mapping[str, Any], after: int) -> Entry:
+    start, stop = of["data_offsets"]
+    shape = tuple(int(length) for length in of["shape"])
+    if min(start, stop, *shape, 0) < 0:
+        raise ValueError
+    return Entry(dtype=str(of["dtype"]), shape=shape, start=after + int(start), stop=after + int(stop))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _check_place(file: Path, folder: Path, blobs: Path | None) -> None:
+    real = file.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in (folder, blobs) if root is not None):
+        raise ModelError(
+            f"{file}: is a link out of the folder, to {real}; put the file itself there (a detector from the hub is "
+            "loaded by its id)"
+        )
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ModelError(f"{file}: is no file that can be read; a detector's folder holds plain files only")
+    if file.suffix not in SUFFIXES:
+        raise ModelError(
+            f"{file}: a detector's folder holds {', '.join(SUFFIXES)} alone, and {file.suffix or 'this'} may hold "
+            "code that reading it would run; remove the file if you trust the rest, or export again"
+        )
+
+
+def _check_content(file: Path) -> None:
+    try:
+        if file.suffix == ".safetensors":
+            read_header(file)
+        if file.suffix == ".json":
+            read_json(file)
+    except ValueError as error:
+        raise ModelError(f"{file.parent}: {error}; get the folder again from where you trust it") from None
+
+
+def _choices(value: Any) -> Iterator[tuple[str, Any]]:
+    """Find the places in a JSON value that would have other tools import code."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            for key in _CHOOSE_CODE:
+                if key in item and not isinstance(item[key], int | None):
+                    yield key, item[key]
+            attention = ((key, of) for key, of in item.items() if str(key).endswith("_implementation"))
+            yield from ((key, of) for key, of in attention if isinstance(of, str) and "/" in of)  # kernels of the hub
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item

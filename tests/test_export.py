@@ -1,0 +1,224 @@
+"""Exporting a finished run: the folder scores as the live detector does, or there is none."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from small_runs import ROOT, run, small_overrides, write_corpus
+
+from halspan.core.captions import Caption
+from halspan.core.errors import ModelError
+from halspan.data.images import load_image
+from halspan.data.jsonl import write_jsonl
+from halspan.inference.pretrained import Detector
+from halspan.inference.verify import _arrays, _compare, score_each
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
+    run(*small_overrides(corpus), "trainer.threads=1", f"run_dir={folder}")
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def export(*arguments):
+    """Do what the command line does; give the exit status."""
+    import configure
+    import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "export.py"), *arguments])
+        patch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
+        with pytest.raises(SystemExit) as exit_:
+            configure.run_entry(export.main, "export")
+    return exit_.value.code
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "detector"
+    assert export(f"run={finished}", f"to={folder}") == 0
+    return folder
+
+
+def predictions(place):
+    return [json.loads(line) for line in (place / "predictions" / "test_heldout.jsonl").read_text().splitlines()]
+
+
+def test_the_folder_holds_what_the_design_says_and_nothing_beside_it(exported):
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "backbone",
+        "chat_template.jinja",
+        "detector.json",
+        "heads.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } - {name for name in ("chat_template.jinja",) if not (exported / name).exists()}
+    assert [path.name for path in exported.parent.iterdir()] == ["detector"]
+
+
+def test_the_folder_was_compared_with_the_live_detector(exported):
+    check = json.loads((exported / "detector.json").read_text())["check"]
+    assert check == {"captions": min(16, check["captions"]), "largest_difference": 0.0, "tolerance": 1e-5}
+    assert check["captions"] > 3
+
+
+def test_it_says_what_the_run_said(finished, exported):
+    detector = Detector.from_pretrained(exported, device="cpu")
+    for record in predictions(finished):
+        ranges = [(sentence["start"], sentence["end"]) for sentence in record["sentences"]]
+        sentences = detector.predict(record["image"], record["text"], sentences=ranges).sentences
+        for sentence, then in zip(sentences, record["sentences"], strict=True):
+            assert sentence.p_incorrect == pytest.approx(then["p_incorrect"], abs=0.02)  # the run computed in bfloat16
+
+
+def test_the_card_has_the_figures_of_the_run(finished, exported):
+    metrics = json.loads((finished / "metrics.json").read_text())["test_heldout"]
+    card = (exported / "README.md").read_text()
+    low, high = metrics["ci95"]["sentence.auroc.macro"]
+    assert f"{metrics['sentence']['auroc']['macro']:.3f} ({low:.3f} to {high:.3f})" in card
+    assert "random weights" in card
+    assert "Generators held out: cleo" in card
+
+
+def test_merged_is_compared_too(finished, tmp_path):
+    assert export(f"run={finished}", f"to={tmp_path / 'merged'}", "merge=true") == 0
+    record = json.loads((tmp_path / "merged" / "detector.json").read_text())
+    assert 0 < record["check"]["largest_difference"] < record["check"]["tolerance"] == 1e-4
+    assert not (tmp_path / "merged" / "backbone").exists()
+
+
+def test_a_folder_that_scores_otherwise_is_not_left(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("halspan.inference.pretrained.write_card", spoil_heads)
+    assert export(f"run={place}", f"to={tmp_path / 'out'}") == 1
+    assert "cannot be loaded in a new process: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def spoil_heads(folder, record):
+    file = folder / "heads.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00\x01")
+
+
+def test_scores_that_differ_are_an_error_that_names_them(finished, exported):
+    detector = Detector.from_pretrained(exported, device="cpu")
+    captions = [replace(Caption.from_record(record), image=record["image"]) for record in predictions(finished)[:2]]
+    live = score_each(detector, captions)
+    fresh = dict(_arrays(live))
+    assert _compare(dict(_arrays(live)), fresh, 1e-5) == 0
+    for name, scores in fresh.items():
+        spoiled = fresh | {name: scores + np.float32(1e-3)}
+        with pytest.raises(ModelError, match=f"{name}: the folder's differ by 1.00e-03"):
+            _compare(dict(_arrays(live)), spoiled, 1e-5)
+        with pytest.raises(ModelError, match=f"{name}: the folder scores other tokens"):
+            _compare(dict(_arrays(live)), fresh | {name: scores[:-1]}, 1e-5)
+
+
+def test_a_folder_that_is_there_is_kept_unless_told_otherwise(finished, exported, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    assert export(f"run={finished}", f"to={exported}") == 2
+    assert "is there already; add overwrite=true" in capsys.readouterr().err
+    assert export(f"run={finished}", f"to={tmp_path / 'mine'}", "overwrite=true") == 2
+    assert "holds something else than a detector" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def drop_a_head(place):
+    checkpoint = torch.load(place / "best.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["detector.sentence_head.incorrect.weight"]
+    torch.save(checkpoint, place / "best.ckpt")
+
+
+def rename_a_key(place):
+    checkpoint = torch.load(place / "best.ckpt", weights_only=True)
+    weights = checkpoint["state_dict"]
+    weights["detector.other"] = weights.pop("detector.sentence_head.incorrect.weight")
+    torch.save(checkpoint, place / "best.ckpt")
+
+
+def add_a_type(place):
+    split = json.loads((place / "split.json").read_text())
+    (place / "split.json").write_text(json.dumps(split | {"taxonomy": [*split["taxonomy"], "More"]}))
+
+
+def train_on_another_backbone(place):
+    split = json.loads((place / "split.json").read_text())
+    (place / "split.json").write_text(json.dumps(split | {"backbone": {"commit": None, "fingerprint": "0" * 64}}))
+
+
+def say_something_else(place):
+    records = [
+        record | {"sentences": [sentence | {"p_incorrect": 0.99} for sentence in record["sentences"]]}
+        for record in predictions(place)
+    ]
+    write_jsonl(place / "predictions" / "test_heldout.jsonl", records)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop_a_head, "detector.sentence_head.incorrect.weight"),
+        (rename_a_key, "detector.other"),
+        (add_a_type, "token head: "),
+        (train_on_another_backbone, "has fingerprint "),
+        (say_something_else, "no longer says what it said at the end of its run"),
+        (lambda place: (place / "tuned.json").unlink(), "has not finished"),
+        (lambda place: shutil.rmtree(place / "predictions"), "has no predictions/"),
+    ],
+)
+def test_a_run_that_is_not_whole_is_refused_and_no_folder_is_left(place, tmp_path, capsys, spoil, message):
+    spoil(place)
+    assert export(f"run={place}", f"to={tmp_path / 'out'}") in (1, 2)
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["to=out"], "error: run: missing; give it: run=..."),
+        (["run=nowhere"], "error: to: missing; give it: to=..."),
+        (["run=nowhere", "to=out"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
+        (["run=a", "to=out", "merge=maybe"], "error: merge: 'maybe' is not possible; possible: true, false"),
+        (["run=a", "to=out", "dtype=int8"], "error: dtype: 'int8' is not possible; possible: null, float32, bfloat16"),
+        (["run=a", "to=out", "captions=0"], "error: captions: 0 is not possible"),
+        (["run=a", "to=out", "merged=true"], "error: merged: unknown key; did you mean merge?"),
+    ],
+)
+def test_what_is_wrong_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert export(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_images_of_the_run_may_be_gone(place, tmp_path, caplog):
+    records = [record | {"image": "gone.png"} for record in predictions(place)]
+    write_jsonl(place / "predictions" / "test_heldout.jsonl", records)
+    import export as entry
+    from evaluate import FinishedRun
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("export", overrides=[f"run={place}", "to=out", "captions=3"])
+    samples = entry._choose_samples(FinishedRun.read(place, config), config, tmp_path)
+    assert (len(samples.predictions), samples.are_real) == (3, False)
+    assert load_image(tmp_path / "drawn.png").mode == "RGB"
+    assert "images of the test part are gone" in caplog.text
