@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from halspan.cli import data, judge
+from halspan.cli import data, judge, score
 from halspan.core.errors import ConfigError, HalspanError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command()(judge.judge)
 app.command()(judge.compare)
+app.command()(score.score)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,335 @@
+"""`halspan score`: what a detector says about captions, however many there are."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from halspan.cli.console import open_console
+from halspan.cli.corpora import OnProblem
+from halspan.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+    from rich.progress import Progress
+
+    from halspan.core.captions import Prediction
+    from halspan.data.resumable import Paths, ResumableOutput
+    from halspan.data.stream import Shard, Source
+    from halspan.inference.bulk import ScoreRows
+
+_STDIN = "-"
+_LINES = (".jsonl", ".ndjson")
+_PARQUET = ".parquet"
+_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+class Dtype(StrEnum):
+    """Precision of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+_Detector = Annotated[str, typer.Option("--detector", "-d", help="An exported detector: its folder, or its hub id.")]
+_Input = Annotated[
+    str, typer.Option("--input", "-i", help="Captions or predictions, .jsonl or .parquet; - is JSON Lines from stdin.")
+]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Predictions to write, .jsonl or .parquet.")]
+_Images = Annotated[
+    Path | None, typer.Option("--images", help="Folder that image paths start from, if not the input's own.")
+]
+_Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted run stopped, if one did.")]
+_Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a finished output; begin an unfinished one again.")
+]
+_Shard = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="Only part I of N: every N-th block of 256 records.")
+]
+_MaxPIncorrect = Annotated[
+    float | None,
+    typer.Option(
+        "--max-p-incorrect", min=0, max=1, help="Keep only captions all of whose sentences have at most this."
+    ),
+]
+_BatchTokens = Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of one forward pass.")]
+_Device = Annotated[
+    str | None, typer.Option("--device", help="Such as cpu or cuda:1. Without it: a GPU if there is one.")
+]
+_DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Precision of the weights, if not the detector's.")]
+_OnError = Annotated[
+    OnProblem, typer.Option("--on-error", help="Records and images that cannot be used: set aside and count, or stop.")
+]
+
+
+def score(
+    detector: _Detector,
+    input_: _Input,
+    output: _Output,
+    images: _Images = None,
+    resume: _Resume = False,
+    overwrite: _Overwrite = False,
+    shard: _Shard = "1/1",
+    max_p_incorrect: _MaxPIncorrect = None,
+    batch_tokens: _BatchTokens = 16_384,
+    device: _Device = None,
+    dtype: _DtypeOption = None,
+    on_error: _OnError = OnProblem.skip,
+) -> None:
+    """Score captions: P(incorrect) of each sentence, and the hallucinated words.
+
+    A record needs `text` and an image: `image` (a path, absolute or from the input's folder) or, inside the record,
+    `image_base64`; in Parquet also `image_bytes`, or `image` as a struct of bytes and path. Labels are carried along.
+    Without `id`, `generator` and `direction` a caption gets its line's number, "unknown" and "image_to_text".
+
+    Image paths are rewritten to start from the output's folder; an image inside a record becomes sha256:HASH. Records
+    and images that cannot be used go to scored.rejected.jsonl beside scored.jsonl, with line and reason, and are
+    counted.
+
+    Captions of one image that follow each other share its encoding. A run that was killed continues with --resume, and
+    ends with the bytes of one that was not. The outputs of all shards, one after the other, hold every record once;
+    each has its own in the order of the input.
+
+    Examples:
+      halspan score --detector exports/shapes --input captions.jsonl --output scored.jsonl
+      halspan score -d exports/shapes -i captions.parquet -o clean.parquet --max-p-incorrect 0.2 --resume
+      zcat captions.jsonl.gz | halspan score -d exports/shapes -i - -o part2.jsonl --images photos --shard 2/4
+    """
+    from halspan.data.resumable import Paths
+    from halspan.data.stream import Shard
+
+    job = _Job(
+        detector=detector,
+        input_=input_,
+        paths=Paths(output),
+        images=images,
+        shard=Shard.parse(shard),
+        max_p_incorrect=max_p_incorrect,
+        batch_tokens=batch_tokens,
+        device=device,
+        dtype=dtype,
+        on_error=on_error,
+    )
+    job.check(resume=resume, overwrite=overwrite)
+    if resume and output.exists() and not job.paths.journal.exists():
+        _say(f"{output} is finished already.")
+        return
+    try:
+        counts = job.run(resume=resume)
+    except KeyboardInterrupt:
+        _say(job.how_to_continue())
+        raise typer.Exit(_INTERRUPTED) from None
+    _summarize(job.paths, counts, max_p_incorrect)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is to be scored, by what, and where it goes."""
+
+    detector: str
+    input_: str
+    paths: "Paths"
+    images: Path | None
+    shard: "Shard"
+    max_p_incorrect: float | None
+    batch_tokens: int
+    device: str | None
+    dtype: Dtype | None
+    on_error: OnProblem
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse what cannot be meant, before anything is read or loaded."""
+        output = self.paths.output
+        if self.input_ != _STDIN:
+            _check_suffix("--input", Path(self.input_))
+            if Path(self.input_).resolve() == output.resolve():
+                raise ConfigError(f"--output: {output} is the input; give another file")
+        _check_suffix("--output", output)
+        if self.images is not None and not self.images.is_dir():
+            raise ConfigError(f"--images: {str(self.images)!r} is not a folder; give the one that holds the images")
+        if resume and overwrite:
+            raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
+        if resume and self.input_ == _STDIN:
+            raise ConfigError("--resume: standard input cannot be read again; write it to a file and give that")
+        if resume or overwrite:
+            return
+        if self.paths.has_unfinished():
+            raise ConfigError(
+                f"--output: an interrupted run has left part of {output}; --resume continues it, --overwrite begins "
+                "again"
+            )
+        if output.exists():
+            raise ConfigError(f"--output: {output} exists already; --overwrite replaces it, or give another file")
+
+    def run(self, *, resume: bool) -> Mapping[str, int]:
+        """Score what is left to do and put the output in its place; gives the counts of all of it."""
+        from halspan.data.resumable import open_output
+
+        to_parquet = self._import_writer()
+        source = _open_source(self.input_)
+        with open_output(self.paths.output, settings=self._settings(source), resume=resume) as opened:
+            if not opened.mark.is_complete:
+                self._score_rest(opened, source)
+            opened.finish(to_parquet)
+        return opened.mark.counts
+
+    def how_to_continue(self) -> str:
+        """Say what is finished, and what to type."""
+        if self.input_ == _STDIN:
+            return "interrupted; standard input cannot be read again: write it to a file to be able to --resume"
+        if not self.paths.has_unfinished():
+            return "interrupted before anything was finished"
+        return f"interrupted; the same command with --resume continues {self.paths.output}"
+
+    @cached_property
+    def _identity(self) -> tuple[str, str | None]:
+        """What tells the detector from others: the contents of its folder, or its commit on the hub; and the commit."""
+        from halspan.data.resumable import fingerprint_folder
+        from halspan.inference.hub import download
+
+        if Path(self.detector).exists():
+            return fingerprint_folder(Path(self.detector)), None
+        commit = download(self.detector, None)[0].name
+        return commit, commit
+
+    @property
+    def _image_root(self) -> Path:
+        if self.images is not None:
+            return self.images
+        return Path() if self.input_ == _STDIN else Path(self.input_).parent
+
+    def _settings(self, source: "Source") -> dict[str, str | int | float | None]:
+        """What the output's bytes depend on."""
+        root = os.path.relpath(self._image_root.resolve(), self.paths.output.parent.resolve())
+        return {
+            **{f"--input's {name}": value for name, value in source.identity.items()},
+            "--detector": self._identity[0],
+            "the images' folder, from the output's,": root,
+            "--shard": str(self.shard),
+            "--max-p-incorrect": self.max_p_incorrect,
+            "--batch-tokens": self.batch_tokens,
+            "--device": self.device,
+            "--dtype": None if self.dtype is None else self.dtype.value,
+        }
+
+    def _score_rest(self, opened: "ResumableOutput", source: "Source") -> None:
+        from halspan.data.stream import ItemReader
+        from halspan.inference.bulk import SCORED, score_blocks
+
+        score_rows = self._load()
+        counts = Counter(opened.mark.counts)
+        with _progress(self.shard, source, opened) as (count, settle):
+            blocks = score_blocks(
+                source.read(opened.mark.position, self.shard),
+                count(score_rows),
+                ItemReader(self._image_root, self.paths.output.parent),
+                max_p_incorrect=self.max_p_incorrect,
+                has_scored=counts[SCORED] > 0,
+            )
+            for block in blocks:
+                if block.rejected and self.on_error is OnProblem.stop:
+                    first = block.rejected[0]
+                    raise DataError(
+                        f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
+                    )
+                counts.update(block.counts)
+                opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
+                settle(block.position.number)
+
+    def _load(self) -> "ScoreRows":
+        from functools import partial
+
+        from halspan.inference.pretrained import Detector
+
+        _, revision = self._identity
+        detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
+        return partial(detector.score, batch_tokens=self.batch_tokens)
+
+    def _import_writer(self) -> Callable[[Path, Path], None] | None:
+        if self.paths.output.suffix != _PARQUET:
+            return None
+        from halspan.data.parquet import import_pyarrow, write_parquet
+
+        import_pyarrow()  # that it is missing is better known now than at the end
+        return write_parquet
+
+
+def _check_suffix(option: str, path: Path) -> None:
+    if path.suffix not in (*_LINES, _PARQUET):
+        raise ConfigError(
+            f"{option}: {str(path)!r} is neither {', '.join(_LINES)} nor {_PARQUET}; name it by its format"
+        )
+
+
+def _open_source(input_: str) -> "Source":
+    from halspan.data.stream import JsonLinesFile, JsonLinesStream
+
+    if input_ == _STDIN:
+        return JsonLinesStream(sys.stdin.buffer, "standard input")
+    if Path(input_).suffix != _PARQUET:
+        return JsonLinesFile(Path(input_))
+    from halspan.data.parquet import ParquetFile
+
+    return ParquetFile(Path(input_))
+
+
+@contextmanager
+def _progress(
+    shard: "Shard", source: "Source", opened: "ResumableOutput"
+) -> "Iterator[tuple[Callable[[ScoreRows], ScoreRows], Callable[[int], None]]]":
+    """Show a bar; gives what counts the captions that are scored, and what says how far the input is done."""
+    total = None if source.total is None else shard.size(source.total)
+    with _bar() as progress:
+        task = progress.add_task("Scoring", total=total, completed=shard.size(opened.mark.position.number))
+
+        def count(score_rows: "ScoreRows") -> "ScoreRows":
+            def counted(*arguments: Any, **keywords: Any) -> "Iterator[Prediction]":
+                for prediction in score_rows(*arguments, **keywords):
+                    progress.advance(task)
+                    yield prediction
+
+            return counted
+
+        yield count, lambda number: progress.update(task, completed=shard.size(number))
+
+
+def _bar() -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+    console = open_console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, speed_estimate_period=60, disable=not console.is_terminal)
+
+
+def _summarize(paths: "Paths", counts: Mapping[str, int], max_p_incorrect: float | None) -> None:
+    from halspan.inference import bulk
+
+    n = Counter(counts)
+    total = n[bulk.SCORED] + n[bulk.REJECTED]
+    why = f" ({paths.rejected.name} says why)" if n[bulk.REJECTED] else ""
+    _say(f"{total:,} records: {n[bulk.SCORED]:,} scored, {n[bulk.REJECTED]:,} rejected{why}")
+    _say(f"{n[bulk.SENTENCES]:,} sentences, {n[bulk.UNSCORED]:,} of them unscored")
+    if max_p_incorrect is not None:
+        _say(
+            f"{n[bulk.KEPT]:,} captions kept; dropped: {n[bulk.TOO_LIKELY]:,} with a sentence above "
+            f"{max_p_incorrect}, {n[bulk.NOT_JUDGED]:,} with a sentence without a score"
+        )
+    _say(f"Written to {paths.output}.")
+    if total and not n[bulk.SCORED]:
+        raise DataError(f"none of the {total:,} records can be scored; {paths.rejected} says why")
+
+
+def _say(line: str) -> None:
+    open_console(stderr=True).print(line, soft_wrap=True)

@@ -1,0 +1,182 @@
+"""Scoring without end: records in blocks of fixed numbers, neighbours of one image together, what fails counted."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL.Image import Image
+
+from halspan.core.captions import Prediction
+from halspan.core.errors import DataError, ModelError
+from halspan.data.rows import Row
+from halspan.data.stream import Item, ItemReader, Position, RawRecord, block_of
+
+_MOST_DECODED = 64 * 2**20  # bytes of the pictures that are decoded at a time; one of them may be larger
+REJECTED = "rejected"
+SCORED = "scored"
+SENTENCES = "sentences"
+UNSCORED = "unscored sentences"
+KEPT = "kept"
+TOO_LIKELY = "dropped: a sentence above the limit"
+NOT_JUDGED = "dropped: a sentence without a score"
+
+
+class ScoreRows(Protocol):
+    """Says what a detector says: a prediction for each caption of the rows, in their order."""
+
+    def __call__(self, rows: Sequence[Row], *, read_image: Callable[[Path], Image]) -> Iterable[Prediction]:
+        """Score rows; `read_image` gives the picture of a row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What comes of the records of one block.
+
+    Attributes:
+        position: behind its last record.
+        records: predictions to keep, as JSON objects.
+        rejected: records that could not be used, as JSON objects with their reasons, in order.
+        counts: of what came out.
+    """
+
+    position: Position
+    records: Sequence[dict[str, Any]]
+    rejected: Sequence[dict[str, Any]]
+    counts: Counter[str]
+
+
+def score_blocks(
+    records: Iterable[RawRecord],
+    score: ScoreRows,
+    reader: ItemReader,
+    *,
+    max_p_incorrect: float | None = None,
+    has_scored: bool = False,
+) -> Iterator[Block]:
+    """Score records, block by block; what comes of a block depends on its own records only.
+
+    A picture that the detector cannot take, such as one that leaves no room in its window, is rejected with its
+    captions; but where that is all that ever happened, the detector is at fault.
+
+    Args:
+        records: in order, from the beginning of a block on.
+        score: the detector.
+        reader: makes captions of records.
+        max_p_incorrect: keep only captions all of whose sentences have a score, and at most this; None keeps all.
+        has_scored: whether the detector has scored a caption of an earlier block.
+
+    Raises:
+        ModelError: the detector has not been able to score any caption yet.
+    """
+    for _, group in groupby(records, key=lambda record: block_of(record.position.number)):
+        block = _OpenBlock(score, reader, max_p_incorrect, has_scored=has_scored).run(group)
+        has_scored = has_scored or block.counts[SCORED] > 0
+        yield block
+
+
+class _OpenBlock:
+    """A block on its way: pictures wait until there are enough of them, and are dropped once they are scored."""
+
+    def __init__(
+        self, score: ScoreRows, reader: ItemReader, max_p_incorrect: float | None, *, has_scored: bool
+    ) -> None:
+        self._score = score
+        self._reader = reader
+        self._max_p_incorrect = max_p_incorrect
+        self._has_scored = has_scored
+        self._groups: list[tuple[Path, list[Item]]] = []
+        self._images: dict[Path, Image] = {}
+        self._unreadable: dict[Path, str] = {}
+        self._records: list[dict[str, Any]] = []
+        self._rejected: list[dict[str, Any]] = []
+        self._counts: Counter[str] = Counter()
+
+    def run(self, records: Iterable[RawRecord]) -> Block:
+        position = Position()
+        for record in records:
+            position = record.position
+            try:
+                self._add(self._reader.read(record))
+            except DataError as error:
+                self._reject(record, str(error))
+        self._flush()
+        rejected = sorted(self._rejected, key=lambda record: record["line"])
+        return Block(position=position, records=self._records, rejected=rejected, counts=self._counts)
+
+    def _reject(self, record: RawRecord, reason: str) -> None:
+        self._rejected.append(record.reject(reason))
+        self._counts[REJECTED] += 1
+
+    def _add(self, item: Item) -> None:
+        if item.key not in self._images:
+            self._load(item)
+        if not self._groups or self._groups[-1][0] != item.key:
+            self._groups.append((item.key, []))
+        self._groups[-1][1].append(item)
+
+    def _load(self, item: Item) -> None:
+        if item.key in self._unreadable:
+            raise DataError(self._unreadable[item.key])
+        try:
+            image = item.load_image()
+        except DataError as error:
+            self._unreadable[item.key] = str(error)
+            raise
+        if sum(map(_n_bytes, self._images.values())) + _n_bytes(image) > _MOST_DECODED:
+            self._flush()
+        self._images[item.key] = image
+
+    def _flush(self) -> None:
+        try:
+            predictions = self._predict(self._groups)
+        except ModelError:
+            self._flush_apart()
+        else:
+            self._take(predictions)
+        self._groups.clear()
+        self._images.clear()
+
+    def _flush_apart(self) -> None:
+        """Score each picture by itself and reject those that fail."""
+        for group in self._groups:
+            try:
+                self._take(self._predict([group]))
+            except ModelError as error:
+                failed = error
+                for item in group[1]:
+                    self._reject(item.source, str(error))
+        if not (self._has_scored or self._counts[SCORED]):
+            raise failed
+
+    def _predict(self, groups: Sequence[tuple[Path, Sequence[Item]]]) -> list[Prediction]:
+        rows = [Row(key, tuple(item.caption for item in items)) for key, items in groups]
+        return list(self._score(rows, read_image=self._images.__getitem__)) if rows else []
+
+    def _take(self, predictions: Iterable[Prediction]) -> None:
+        for prediction in predictions:
+            if self._passes(prediction):
+                self._records.append(prediction.to_record())
+
+    def _passes(self, prediction: Prediction) -> bool:
+        scores = [sentence.p_incorrect for sentence in prediction.sentences]
+        known = [score for score in scores if score is not None]
+        self._counts[SCORED] += 1
+        self._counts[SENTENCES] += len(scores)
+        self._counts[UNSCORED] += len(scores) - len(known)
+        if self._max_p_incorrect is not None:
+            if max(known, default=0.0) > self._max_p_incorrect:
+                self._counts[TOO_LIKELY] += 1
+                return False
+            if len(known) < len(scores):
+                self._counts[NOT_JUDGED] += 1
+                return False
+        self._counts[KEPT] += 1
+        return True
+
+
+def _n_bytes(image: Image) -> int:
+    return image.width * image.height * len(image.getbands())

@@ -1,0 +1,388 @@
+"""Tests of `halspan score`, with a small real detector; runs that are killed are processes of their own."""
+
+import inspect
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from halspan.cli import main, score
+from halspan.data import stream
+from halspan.data.predictions import read_predictions
+from halspan.data.resumable import Paths
+from halspan.inference.pretrained import BATCH_TOKENS, About, Detector
+from halspan.inference.tuning import Tuned
+from halspan.models.detector import build_detector
+from halspan.models.spec import LoraSpec, ModelSpec
+
+COLOURS = ("red", "green", "blue", "white")
+BAD = "no record\n"
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        backbone="builtin:llama4-tiny",
+        prompt="What is wrong?",
+        context="causal",
+        max_tokens=512,
+        pack_tokens=512,
+        dtype="float32",
+        attention="eager",
+        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
+    )
+    taxonomy = ("Attribute", "Object")
+    built = build_detector(spec, taxonomy)
+    about = About(name="tiny", figures={}, origin={})
+    folder = tmp_path_factory.mktemp("detector") / "tiny"
+    Detector(*built, spec=spec, taxonomy=taxonomy, tuned=Tuned(), about=about).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """Twelve captions of four pictures, three of each together."""
+    return write_captions(tmp_path / "in" / "captions.jsonl", 12, per_image=3)
+
+
+@pytest.fixture
+def run(detector, captions, capsys, tmp_path, monkeypatch):
+    """Score in this process, four records a block; gives exit status and standard error."""
+    monkeypatch.setattr(stream, "BLOCK", 4)
+
+    def run(*arguments, input_=captions, output=tmp_path / "out" / "scored.jsonl"):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments_of(detector, input_, output, *arguments))
+        return exit_.value.code or 0, capsys.readouterr().err
+
+    run.output = tmp_path / "out" / "scored.jsonl"
+    return run
+
+
+def write_captions(file, n, *, per_image):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for colour in COLOURS:
+        Image.new("RGB", (32, 32), colour).save(file.parent / f"{colour}.png")
+    with file.open("w") as lines:
+        for number in range(n):
+            colour = COLOURS[number // per_image % 4]
+            record = {"id": f"a/{number}", "image": f"{colour}.png", "generator": "a", "direction": "image_to_text"}
+            lines.write(json.dumps(record | {"text": f"It is {COLOURS[number % 4]}. It is {number}."}) + "\n")
+    return file
+
+
+def arguments_of(detector, input_, output, *more):
+    options = ["score", "--detector", detector, "--input", input_, "--output", output, "--device", "cpu", *more]
+    return [str(option) for option in options]
+
+
+def damage(file, *numbers):
+    """Put what is no record before the lines with these numbers, from 0."""
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join((BAD if number in numbers else "") + line for number, line in enumerate(lines)))
+
+
+def records(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_captions_become_predictions_whose_images_resolve_from_where_they_are(run, captions):
+    code, err = run()
+    assert code == 0
+    predictions = read_predictions(run.output)
+    assert [prediction.caption.id for prediction in predictions] == [f"a/{number}" for number in range(12)]
+    for prediction in predictions:
+        assert (run.output.parent / prediction.caption.image).resolve().parent == captions.parent
+        assert [0 <= sentence.p_incorrect <= 1 for sentence in prediction.sentences] == [True, True]
+    assert "12 records: 12 scored, 0 rejected\n24 sentences, 0 of them unscored\n" in err
+    assert [path.name for path in run.output.parent.iterdir()] == ["scored.jsonl"]
+
+
+def test_scores_are_those_that_the_detector_gives(run, detector, captions):
+    run()
+    loaded = Detector.from_pretrained(detector, device="cpu")
+    for record in records(run.output)[::5]:
+        expected = loaded.predict(run.output.parent / record["image"], record["text"])
+        scores = [sentence["p_incorrect"] for sentence in record["sentences"]]
+        assert scores == pytest.approx([sentence.p_incorrect for sentence in expected.sentences], abs=1e-5)
+
+
+def test_predictions_are_scored_again_as_captions(run, tmp_path):
+    run()
+    code, _ = run(input_=run.output, output=tmp_path / "out" / "again.jsonl")
+    assert code == 0
+    assert (tmp_path / "out" / "again.jsonl").read_bytes() == run.output.read_bytes()
+
+
+def test_what_cannot_be_used_is_set_aside_with_line_and_reason_and_counted(run, captions):
+    damage(captions, 2, 7)
+    (captions.parent / "white.png").unlink()
+    code, err = run()
+    assert code == 0
+    assert "14 records: 9 scored, 5 rejected (scored.rejected.jsonl says why)" in err
+    rejected = records(run.output.with_name("scored.rejected.jsonl"))
+    assert [item["line"] for item in rejected] == [3, 9, 12, 13, 14]
+    assert rejected[0] == {
+        "line": 3,
+        "reason": "not JSON: Expecting value (character 0); repair it",
+        "bytes": 10,
+        "record": "no record",
+    }
+    assert "white.png: does not exist" in rejected[2]["reason"]
+    assert [item["id"] for item in records(run.output)] == [f"a/{number}" for number in range(9)]
+
+
+def test_where_nothing_can_be_scored_the_status_says_so(run, captions):
+    captions.write_text(BAD * 3)
+    code, err = run()
+    assert code == 1
+    assert "error: none of the 3 records can be scored" in err
+
+
+def test_a_record_that_cannot_be_used_stops_the_run_where_asked(run, captions):
+    damage(captions, 6)
+    code, err = run("--on-error", "raise")
+    assert code == 1
+    assert f"error: {captions}:7: not JSON" in err
+    assert not run.output.exists()
+
+
+def test_only_what_passes_is_kept_and_what_is_dropped_is_counted(run, tmp_path):
+    run()
+    highest = [max(s["p_incorrect"] for s in record["sentences"]) for record in records(run.output)]
+    limit = sorted(highest)[4]
+    kept = tmp_path / "out" / "kept.jsonl"
+    code, err = run("--max-p-incorrect", limit, output=kept)
+    assert code == 0
+    expected = [record for record, high in zip(records(run.output), highest, strict=True) if high <= limit]
+    assert records(kept) == expected
+    assert len(expected) >= 5
+    assert f"{len(expected)} captions kept; dropped: {12 - len(expected)} with a sentence above {limit}, 0 with" in err
+
+
+def test_the_shards_together_are_all_records(run, tmp_path):
+    run()
+    parts = [tmp_path / "out" / f"part{index}.jsonl" for index in (1, 2)]
+    for index, part in enumerate(parts, 1):
+        assert run("--shard", f"{index}/2", output=part)[0] == 0
+    first, second = map(records, parts)
+    assert first[:4] + second + first[4:] == records(run.output)
+
+
+def test_standard_input_is_read_as_a_file_and_its_images_from_the_folder_given(run, captions, tmp_path, monkeypatch):
+    run()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(captions.read_bytes())))
+    piped = tmp_path / "out" / "piped.jsonl"
+    assert run("--images", captions.parent, input_="-", output=piped)[0] == 0
+    assert piped.read_bytes() == run.output.read_bytes()
+
+
+def test_a_finished_output_is_left_alone_unless_it_is_to_be_replaced(run):
+    run()
+    run.output.write_text("mine\n")
+    code, err = run()
+    assert code == 2
+    assert "exists already; --overwrite replaces it" in err
+    code, err = run("--resume")
+    assert code == 0
+    assert "is finished already" in err
+    assert run.output.read_text() == "mine\n"
+    assert run("--overwrite")[0] == 0
+    assert len(records(run.output)) == 12
+
+
+def test_an_unfinished_output_is_continued_or_begun_again_but_only_if_told_so(run, captions):
+    damage(captions, 6)
+    run("--on-error", "raise")
+    assert len(records(Paths(run.output).partial)) == 4
+    code, err = run()
+    assert code == 2
+    assert "an interrupted run has left part" in err
+    assert run("--resume")[0] == 0
+    continued = run.output.read_bytes()
+    assert run("--overwrite")[0] == 0
+    assert run.output.read_bytes() == continued
+
+
+@pytest.mark.parametrize(
+    ("change", "option", "name"),
+    [
+        ("", "--batch-tokens=99", "--batch-tokens 16384"),
+        ("", "--max-p-incorrect=0.3", "--max-p-incorrect None"),
+        ("\n", "--shard=1/1", "--input's bytes"),
+    ],
+)
+def test_a_run_with_other_settings_or_input_cannot_continue(run, captions, change, option, name):
+    damage(captions, 6)
+    run("--on-error", "raise")
+    captions.write_text(captions.read_text() + change)
+    code, err = run("--resume", option)
+    assert code == 2
+    assert f"--resume: the interrupted run had {name}" in err
+
+
+def test_another_detector_cannot_continue(run, captions, detector, tmp_path):
+    damage(captions, 6)
+    run("--on-error", "raise")
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments_of(_retrained(detector, tmp_path), captions, run.output, "--resume"))
+    assert exit_.value.code == 2
+
+
+def _retrained(detector, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(detector, other)
+    heads = other / "heads.safetensors"
+    data = bytearray(heads.read_bytes())
+    data[-1] ^= 1
+    heads.write_bytes(data)
+    return other
+
+
+IMPOSSIBLE = {
+    "stdin": (["--input", "-", "--resume"], "standard input cannot be read again"),
+    "both": (["--resume", "--overwrite"], "one continues, the other begins again"),
+    "suffix of the output": (["--output", "scored.csv"], "'scored.csv' is neither .jsonl, .ndjson nor .parquet"),
+    "suffix of the input": (["--input", "captions.txt"], "'captions.txt' is neither"),
+    "images": (["--images", "nowhere"], "--images: 'nowhere' is not a folder"),
+    "shard": (["--shard", "3/2"], "--shard: 3/2 is not possible"),
+    "probability": (["--max-p-incorrect", "20"], "should be less than or equal to 1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_cannot_be_meant_is_refused_before_anything_is_loaded(run, arguments, message):
+    code, err = run(*arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not run.output.parent.exists()
+
+
+def test_the_input_is_not_overwritten(run, captions):
+    code, err = run("--overwrite", output=captions)
+    assert code == 2
+    assert "is the input; give another file" in err
+
+
+def test_a_detector_that_is_not_there_leaves_nothing_behind(run, captions, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments_of("nowhere", captions, run.output))
+    assert exit_.value.code == 1
+    assert "detector: 'nowhere' is no folder" in capsys.readouterr().err
+    assert not run.output.parent.exists()
+
+
+def test_parquet_comes_in_and_goes_out_with_the_same_scores(run, captions, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (halspan[parquet])")
+    from pyarrow import parquet
+
+    run()
+    file = captions.with_suffix(".parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(records(captions)), file)
+    output = tmp_path / "out" / "scored.parquet"
+    assert run(input_=file, output=output)[0] == 0
+    lines = tmp_path / "out" / "lines.jsonl"
+    assert run(input_=file, output=lines)[0] == 0
+    assert lines.read_bytes() == run.output.read_bytes()
+    rows = parquet.read_table(output).to_pylist()
+    assert [row["id"] for row in rows] == [f"a/{number}" for number in range(12)]
+    scores = [[sentence["p_incorrect"] for sentence in row["sentences"]] for row in rows]
+    assert scores == [[s["p_incorrect"] for s in record["sentences"]] for record in records(run.output)]
+
+
+@pytest.mark.parametrize("option", ["input_", "output"])
+def test_without_pyarrow_parquet_says_what_to_install(run, tmp_path, option, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    file = tmp_path / "captions.parquet"
+    if option == "input_":
+        file.touch()
+    code, err = run(**{option: file})
+    assert code == 2
+    assert "pip install 'halspan[parquet]'" in err
+
+
+def test_the_tokens_of_a_pass_are_the_detector_s_own_unless_told_otherwise():
+    assert inspect.signature(score.score).parameters["batch_tokens"].default == BATCH_TOKENS
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    """Start `halspan` in processes that need not import torch each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["halspan.inference.pretrained", "halspan.cli.score"])
+
+    def spawn(arguments):
+        process = context.Process(target=main, args=(arguments,))
+        process.start()
+        return process
+
+    return spawn
+
+
+def wait_for_blocks(output, n, is_alive):
+    """Wait until so many blocks are finished; gives whether the process is still there."""
+    journal = Paths(output).journal
+    while is_alive():
+        if journal.exists() and journal.read_bytes().count(b"\n") > n:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(detector, spawn, tmp_path):
+    captions = write_captions(tmp_path / "captions.jsonl", 4 * stream.BLOCK, per_image=100)
+    damage(captions, 5, 400, 700)
+    whole, killed = tmp_path / "whole" / "scored.jsonl", tmp_path / "killed" / "scored.jsonl"
+    reference = spawn(arguments_of(detector, captions, whole))
+    reference.join()
+    assert reference.exitcode == 0
+    source = random.Random(0)
+    for n_blocks in (0, 1, 2):
+        process = spawn(arguments_of(detector, captions, killed, "--resume"))
+        assert wait_for_blocks(killed, n_blocks, process.is_alive)
+        time.sleep(source.uniform(0, 0.2))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not killed.exists()
+    last = spawn(arguments_of(detector, captions, killed, "--resume"))
+    last.join()
+    assert last.exitcode == 0
+    for name in ("scored.jsonl", "scored.rejected.jsonl"):
+        assert (killed.parent / name).read_bytes() == (whole.parent / name).read_bytes()
+    assert sorted(path.name for path in killed.parent.iterdir()) == ["scored.jsonl", "scored.rejected.jsonl"]
+    assert len(records(killed)) == 4 * stream.BLOCK
+    assert [item["line"] for item in records(killed.parent / "scored.rejected.jsonl")] == [6, 402, 703]
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_continue(detector, tmp_path):
+    captions = write_captions(tmp_path / "captions.jsonl", 12 * stream.BLOCK, per_image=100)
+    output = tmp_path / "scored.jsonl"
+    code = "from halspan.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments_of(detector, captions, output)], stderr=subprocess.PIPE, text=True
+    )
+    assert wait_for_blocks(output, 1, lambda: process.poll() is None)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted; the same command with --resume continues {output}"
+    assert "Traceback" not in err
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    assert "halspan score --detector exports/shapes --input" in capsys.readouterr().out
