@@ -94,8 +94,8 @@ def measure(arguments: argparse.Namespace, folder: Path, source: random.Random) 
     return [
         f"`python benchmarks/score.py` on {machine()}, {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s): "
         f"{arguments.records:,} records, {len(damaged):,} of them damaged in {len(KINDS)} ways. Killed "
-        f"{arguments.kills} times at random moments and resumed, the output is the same bytes as that of one run; every "
-        "damaged record was rejected with its line and reason, and no other.",
+        f"{arguments.kills} times at random moments and resumed, the output is the same bytes as that of one run; "
+        "every damaged record was rejected with its line and reason, and no other.",
         "",
         "| run | seconds | captions/s | peak memory, MiB | beyond the detector's, MiB |",
         "|---|---|---|---|---|",
