@@ -65,6 +65,7 @@ MALFORMED = {
     "truncated JSON": ('{"id": "a/1", "image":', r"not JSON: it ends too early .character 22.; repair it"),
     "no object": ("[1, 2]", "is a list, not an object"),
     "nested too deeply": ("[" * 100_000, "nested too deeply"),
+    "an endless number": ("9" * 5000, "not usable JSON: Exceeds the limit"),
     "a span outside its text": ({"spans": [{"start": 20, "end": 99}]}, "99 lies beyond the text's 26 characters"),
     "start after end": ({"spans": [{"start": 9, "end": 3}]}, "start: 9 lies after end 3"),
     "overlapping sentences": ({"sentences": [{"start": 0, "end": 12}, {"start": 5, "end": 20}]}, "must not overlap"),

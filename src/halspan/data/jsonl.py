@@ -131,6 +131,8 @@ def parse_json(data: bytes) -> Any:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in error.doc else f"character {error.pos}"
         problem = "it ends too early" if error.pos == len(error.doc) else error.msg
         raise DataError(f"not JSON: {problem} ({place}); repair it") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise DataError(f"not usable JSON: {error}; repair it") from None
     except RecursionError:
         raise DataError("not usable JSON: nested too deeply; repair it") from None
 
