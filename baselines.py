@@ -123,11 +123,10 @@ def _ask_model(baselines: Baselines, name: str, ground: Ground) -> "tuple[list[P
 
 
 def _track(model: "ModelBaseline", name: str, ground: Ground) -> "Iterator[tuple[Prediction, Cost]]":
-    from rich.progress import track
-
+    from halspan.console import track
     from halspan.data.images import load_image
     from halspan.data.rows import group_rows
 
     rows = group_rows(ground.corpus, ground.test, max_captions=_CAPTIONS_PER_ROW)
     scored = model.score(rows, read_image=load_image)
-    yield from track(scored, total=len(ground.test), description=f"scoring {name}", transient=True)
+    yield from track(scored, f"scoring {name}", total=len(ground.test))

@@ -6,13 +6,15 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -20,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import usage
+from halspan import console
 from halspan.core.errors import ConfigError, HalspanError
 
 EXIT_FAILED = 1
@@ -27,6 +30,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell says it
 _LONGEST_NAME = 180  # characters
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]*)=(.*)'")
+_TRAINING = "config"  # the root configuration of train.py, which has experiments
+_QUICKSTART = "shapes"  # its experiment, and the data and the model of it
 
 
 def current_run_name() -> str:
@@ -34,14 +39,32 @@ def current_run_name() -> str:
     if not HydraConfig.initialized():
         return "run"
     hydra = HydraConfig.get()
-    return name_run(hydra.runtime.choices.experiment, hydra.mode, hydra.job.override_dirname)
+    base, *more = name_choices(hydra.runtime.choices, hydra.runtime)
+    return name_run(base, hydra.mode, "-".join(filter(None, [*more, hydra.job.override_dirname])))
 
 
-def name_run(experiment: str, mode: RunMode, overrides: str) -> str:
-    """Name a run by its experiment and, in a sweep, by its overrides; a name is one folder, on any file system."""
+def name_choices(choices: Mapping[str, str | None], runtime: DictConfig) -> list[str]:
+    """Name what was chosen: an experiment with its own data and model by itself, anything else DATA-MODEL.
+
+    Args:
+        choices: the chosen file of each group.
+        runtime: what hydra knows of the run, for where its experiments lie.
+
+    Returns:
+        The name; then the experiment, if it is not the name, since two of them may share data and model.
+    """
+    experiment, chosen = choices.get("experiment"), {group: choices[group] for group in ("data", "model")}
+    if experiment and chosen.items() <= _read_experiment(experiment, runtime)[0].items():
+        return [plain(experiment)]
+    base = plain(f"{chosen['data']}-{chosen['model']}")
+    return [base, f"experiment={experiment}"] if experiment else [base]
+
+
+def name_run(base: str, mode: RunMode, overrides: str) -> str:
+    """Name a run by what was chosen and, in a sweep, by its overrides; a name is one folder, on any file system."""
     if mode != RunMode.MULTIRUN or not overrides:
-        return experiment
-    name = f"{experiment}-{plain(overrides)}"
+        return base
+    name = f"{base}-{plain(overrides)}"
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
@@ -53,6 +76,84 @@ def plain(text: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", current_run_name, replace=True)
+
+
+def choose_experiment(arguments: Sequence[str]) -> list[str]:
+    """Choose the quickstart's experiment where a command line chooses neither another nor data or a model of its own.
+
+    An experiment's numbers were found for its own data and model, so one applies to others only where it is asked for.
+    """
+    values = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    is_own = any(values.get(group, _QUICKSTART) != _QUICKSTART for group in ("data", "model"))
+    if is_own or values.keys() & {"experiment", "~experiment"}:
+        # hydra takes no null for a group
+        return ["~experiment" if argument == "experiment=null" else argument for argument in arguments]
+    return add_overrides(arguments, [f"experiment={_QUICKSTART}"])
+
+
+def add_overrides(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
+    """Add overrides to a command line beside its own, since hydra's parser wants all of them in one place."""
+    first = next((index for index, argument in enumerate(arguments) if is_override(argument)), len(arguments))
+    return [*arguments[:first], *added, *arguments[first:]]
+
+
+def is_override(argument: str) -> bool:
+    """Tell overrides (key=value, ~key) from flags and their values."""
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def quote_values(arguments: Sequence[str]) -> list[str]:
+    """Put quotes around values with a "=", which hydra wants there: folders of a sweep's runs have such names."""
+    return [_quote_value(argument) if is_override(argument) else argument for argument in arguments]
+
+
+def _quote_value(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    if "=" not in value or _is_readable(argument):
+        return argument
+    items = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else None
+    quoted = [item if _is_readable(f"key={item}") else repr(item.strip()) for item in items or [value]]
+    changed = f"{key}=[{','.join(quoted)}]" if items else f"{key}={quoted[0]}"
+    return changed if _is_readable(changed) else argument
+
+
+def _is_readable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def find_borrowed(hydra: DictConfig) -> Iterator[str]:
+    """Word what a run has that was made for other data or another model, and that its command line does not name.
+
+    Args:
+        hydra: what hydra knows of the run.
+    """
+    chosen, experiment = hydra.runtime.choices, hydra.runtime.choices.get("experiment")
+    given = {override.partition("=")[0] for override in hydra.overrides.task}
+    own, numbers = _read_experiment(experiment, hydra.runtime) if experiment else ({}, {})
+    rates = [f"optimizer.{key}={value}" for key, value in numbers.get("optimizer", {}).items()]
+    rates = [rate for rate in rates if rate.partition("=")[0] not in given]
+    if rates and own.get("model") not in (None, chosen.model):
+        yield (
+            f"{', '.join(rates)}: experiment={experiment} has them for model={own['model']}, not for "
+            f"{chosen.model}; set them, or leave the experiment out"
+        )
+    if not experiment and chosen.model == _QUICKSTART != chosen.data and "model" not in given:
+        yield f"model={chosen.model} has seen the shapes world alone; choose one for your images: model=..."
+
+
+def _read_experiment(name: str, runtime: DictConfig) -> tuple[dict[str, str], dict[str, Any]]:
+    """Read which files of groups an experiment chooses, and all that stands in its file."""
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    for file in [folder / "experiment" / f"{name}.yaml" for folder in folders]:
+        if file.is_file():
+            numbers: Any = OmegaConf.to_container(OmegaConf.load(file))
+            lines = [line for line in numbers.get("defaults", []) if isinstance(line, dict)]
+            return {key.removeprefix("override /"): value for line in lines for key, value in line.items()}, numbers
+    return {}, {}
 
 
 def build(config: DictConfig, key: str = "") -> Any:
@@ -86,23 +187,11 @@ def require_values(config: DictConfig, key: str = "") -> None:
 
 def set_up_logging() -> None:
     """Show what the library logs on stderr, and of others only warnings."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-
     from halspan.training.rundir import is_first_process
 
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
-    handler.addFilter(_is_worth_showing)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    logging.getLogger("halspan").setLevel(logging.INFO if is_first_process() else logging.WARNING)
+    console.show_logs(logging.INFO if is_first_process() else logging.WARNING, plain=False)
+    console.silence_other_bars()
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
-
-
-def _is_worth_showing(record: logging.LogRecord) -> bool:
-    """Keep out Lightning's advertisements, and a warning about 4-bit kernels that comes used or not."""
-    if record.name.startswith("bitsandbytes"):
-        return record.levelno >= logging.ERROR
-    return record.name.startswith("halspan") or record.levelno >= logging.WARNING
 
 
 def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
@@ -113,6 +202,9 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
         root: name of its root configuration in `conf/`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing and exiting by itself
+    sys.argv[1:] = quote_values(sys.argv[1:])
+    if root == _TRAINING:
+        sys.argv[1:] = choose_experiment(sys.argv[1:])
     try:
         if any(flag in sys.argv for flag in usage.FLAGS):
             print(usage.show_help(root, sys.argv[1:]))  # noqa: T201
@@ -130,7 +222,7 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
 
 def report_error(error: HalspanError) -> int:
     """Print an error as one line and say which exit status it means."""
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    console.report_error(error)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 

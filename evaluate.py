@@ -3,8 +3,11 @@
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,9 @@ from halspan.core.errors import ConfigError, DataError, HalspanError
 
 if TYPE_CHECKING:
     from halspan.core.captions import Caption
+    from halspan.core.texts import KnownTexts
     from halspan.data.corpus import Corpus
+    from halspan.data.split import Taken
     from halspan.inference.tuning import Tuned
     from halspan.training.rundir import RunDirectory
     from halspan.training.spec import RunSpec
@@ -123,7 +128,11 @@ def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Basel
     _check_same_split(runs)
     is_other = "_target_" in config.data
     corpus = first.spec.data.load().relocated(None)
-    parts = _divide(corpus, [run.split for run in runs]) if is_other else first.spec.split.apply(corpus).parts()
+    if is_other:
+        parts, taken = _divide(corpus, [run.split for run in runs])
+    else:
+        own_parts = first.spec.split.apply(corpus)
+        parts, taken = own_parts.parts(), own_parts.taken
     tasks, not_exchanged = judge.plan_tasks(corpus, parts, seed=first.spec.seed)
     if is_other and len(runs) > 1:
         own = first.own.data.load().relocated(None)
@@ -138,6 +147,7 @@ def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Basel
         seed=first.spec.seed,
         baselines=baselines,
         not_exchanged=not_exchanged,
+        taken=taken,
     )
     judge.show_figures(metrics, folder)
 
@@ -193,24 +203,43 @@ def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictCon
     return folder if other is None else folder / "evaluations" / other.name
 
 
-def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> dict[str, list["Caption"]]:
+def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list["Caption"]], "Taken"]:
     """Divide another corpus by what the runs were trained on; images of their train and val parts are left out.
+
+    Returns:
+        The parts, and what training took from them.
 
     Raises:
         DataError: nothing is left.
     """
+    from halspan.data.split import IMAGE_TAKEN, LeftOut, Taken
+
     known = {image for split in splits for part in ("train", "val") for image in split["parts"][part]["images"]}
     trained = {generator for split in splits for generator in split["generators"]["train"]}
     parts: dict[str, list[Caption]] = {"test_seen": [], judge.HELD_OUT: []}
+    taken: dict[str, Counter[str]] = {part: Counter() for part in parts}
     for caption in corpus.captions:
-        if corpus.image_hash(caption) not in known:
-            parts["test_seen" if caption.generator in trained else judge.HELD_OUT].append(caption)
-    n_left = sum(len(captions) for captions in parts.values())
-    if not n_left:
+        part = "test_seen" if caption.generator in trained else judge.HELD_OUT
+        if corpus.image_hash(caption) in known:
+            taken[part][caption.generator] += 1
+        else:
+            parts[part].append(caption)
+    if not any(parts.values()):
         raise DataError(f"data.path: the run was trained on all images of {corpus.name}; give a corpus with others")
-    if n_known := len(corpus.captions) - n_left:
+    if n_known := sum(counts.total() for counts in taken.values()):
         logger.warning("left out %d captions of images that the run was trained on", n_known)
-    return parts
+    left_out = [LeftOut(part=part, reason=IMAGE_TAKEN, by_generator=dict(n)) for part, n in taken.items() if n]
+    return parts, Taken(texts=_train_texts(splits), left_out=tuple(left_out))
+
+
+def _train_texts(splits: Sequence[Mapping[str, Any]]) -> "KnownTexts | None":
+    """Collect the texts that any of the runs was trained on; None where one of them does not list its own."""
+    from halspan.core.texts import KnownTexts
+
+    records = [split.get("texts", {}).get("train") for split in splits]
+    if any(record is None for record in records):
+        return None
+    return reduce(or_, map(KnownTexts.from_record, records), KnownTexts())
 
 
 if __name__ == "__main__":

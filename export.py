@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
 
 def export(config: DictConfig) -> None:
     """Export a detector; its folder appears once it scores as the live one does."""
-    from rich.console import Console
+    from halspan.console import open_console
 
     configure.set_up_logging()
     configure.require_values(config)
@@ -57,7 +57,7 @@ def export(config: DictConfig) -> None:
         run = FinishedRun.read(Path(config.run), config)
         check = _write(run, folder, config)
     kind = "merged" if config.merge else "adapters"
-    Console().print(
+    open_console().print(
         f"{config.to}: {kind}; scores of {check['captions']} captions by it and by the live detector differ by "
         f"{check['largest_difference']:.1e} at most (allowed: {check['tolerance']:.0e})",
         soft_wrap=True,
@@ -221,6 +221,7 @@ def _check_same_run(run: FinishedRun, parts: tuple["SpanDetector", "RowEncoder"]
     """
     import torch
 
+    from halspan.data.blind import read_image
     from halspan.data.rows import Row
     from halspan.inference.scoring import score
     from halspan.inference.tuning import predict
@@ -229,7 +230,7 @@ def _check_same_run(run: FinishedRun, parts: tuple["SpanDetector", "RowEncoder"]
     scores = score(
         *parts,
         rows,
-        read_image=partial(judge.read_image, blank=run.spec.blank_images),
+        read_image=partial(read_image, blank=run.spec.blank_images),
         rows_per_pass=1,
         autocast=torch.bfloat16 if run.spec.trainer.precision == "bf16-mixed" else None,
     )

@@ -11,11 +11,10 @@ from baselines import Baselines, Ground, judge_beside, judge_one
 from halspan.core.files import write_json
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from halspan.core.captions import Caption, Prediction
     from halspan.core.cost import Cost
     from halspan.data.corpus import Corpus
+    from halspan.data.split import Taken
     from halspan.inference.scoring import CaptionScores
     from halspan.inference.tuning import Tuned
     from halspan.models.detector import SpanDetector
@@ -28,7 +27,6 @@ TRAIN, VAL, HELD_OUT, ALL = "train", "val", "test_heldout", "all"
 TUNING = "tuning"  # the val part of an ensemble's members, where another corpus is judged
 BLIND, BLANK = "blind", "blank"
 CONTROLS = {BLIND: "images exchanged", BLANK: "blank images"}
-_GREY = (128, 128, 128)
 
 Parts = Mapping[str, Sequence["Caption"]]
 
@@ -129,8 +127,9 @@ def judge(
     tuned: "Sequence[Tuned] | None" = None,
     baselines: Baselines,
     not_exchanged: Mapping[str, str],
+    taken: "Taken",
 ) -> dict[str, Any]:
-    """Compute every figure of a detector, and leave predictions, what was tuned, `metrics.json` and the report.
+    """Compute every figure of a detector; leave predictions, what was tuned, `metrics.json` and the report.
 
     Args:
         members: what the detector said; several are averaged to one.
@@ -141,11 +140,14 @@ def judge(
         tuned: what each member was tuned to; None tunes the one there is on `val`.
         baselines: what stands beside it.
         not_exchanged: by direction, why images could not be exchanged.
+        taken: what training took from the parts.
 
     Returns:
         What `metrics.json` holds.
     """
+    from halspan.inference.seen_texts import judge_beside_train
     from halspan.inference.tuning import predict, tune
+    from halspan.reporting.origin import describe_run
 
     scored = members[0] if len(members) == 1 else _average(members, tuned or ())
     if len(members) == 1 and tuned is not None:
@@ -159,8 +161,13 @@ def judge(
     }
     judged = {name: items for name, items in predictions.items() if name not in CONTROLS}
     metrics, missing = _judge_parts(scored, judged, decided, corpus, folder, seed)
+    metrics, of_train = judge_beside_train(metrics, judged, taken=taken, image_of=corpus.image_hash, seed=seed)
     main = main_part(judged)
-    metrics |= {"detector": dict(scored.about), "cost": scored.cost[main].to_record()}
+    metrics |= {
+        "run": describe_run(corpus, parts.get(TRAIN, ())),
+        "detector": dict(scored.about),
+        "cost": scored.cost[main].to_record(),
+    }
     if main == HELD_OUT:
         controls, of_controls = _judge_controls(predictions, not_exchanged, corpus, seed)
         metrics, missing = metrics | controls, missing | of_controls
@@ -168,7 +175,7 @@ def judge(
         metrics |= _judge_members(members, tuned, predictions[main], main, corpus, seed)
     ground = Ground(corpus=corpus, train=parts.get(TRAIN, ()), test=parts[main], part=main, folder=folder, seed=seed)
     rows, of_baselines = judge_beside(baselines, ground)
-    metrics |= {"baselines": rows, "reasons": missing | of_baselines}
+    metrics |= {"baselines": rows, "reasons": missing | of_train | of_baselines}
     write_json(folder / "tuned.json", decided.to_record())
     leave_figures(metrics, judged, folder)
     return metrics
@@ -187,6 +194,7 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
         What `metrics.json` holds.
     """
     from halspan.inference.evaluation import judge_part
+    from halspan.reporting.origin import describe_run
 
     rows, predictions = {}, {}
     ground = Ground(corpus=corpus, test=corpus.captions, part=ALL, folder=folder, seed=seed)
@@ -196,6 +204,7 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
     figures, missing = judge_part(predictions[best], images=_images(corpus, predictions[best]), seed=seed)
     metrics = {
         ALL: figures,
+        "run": describe_run(corpus),
         "detector": {
             "name": rows[best]["title"],
             "backbone": None,
@@ -235,31 +244,24 @@ def leave_figures(metrics: Mapping[str, Any], parts: Mapping[str, "Sequence[Pred
 
 def show_figures(metrics: Mapping[str, Any], folder: Path) -> None:
     """Show the figures and where the files are."""
-    from rich.console import Console
-
+    from halspan.console import open_console
+    from halspan.reporting.headline import read_notes
     from halspan.reporting.tables import metrics_table
 
-    console = Console()
+    console = open_console()
     console.print(metrics_table(metrics))
+    for note in read_notes(metrics):
+        console.print(note, markup=False)
     console.print(f"Figures: {folder / 'metrics.json'}   predictions: {folder / 'predictions'}", soft_wrap=True)
-
-
-def read_image(path: Path, *, blank: bool) -> "Image":
-    """Read an image, or give a grey one of its size."""
-    from PIL import Image
-
-    from halspan.data.images import load_image
-
-    image = load_image(path)
-    return Image.new("RGB", image.size, _GREY) if blank else image
 
 
 def _score(
     detector: "SpanDetector", encoder: "RowEncoder", spec: "RunSpec", name: str, task: Task, passes: "list[Cost]"
 ) -> Iterator["CaptionScores"]:
     import torch
-    from rich.progress import track
 
+    from halspan.console import track
+    from halspan.data.blind import read_image
     from halspan.data.rows import group_rows
     from halspan.inference.scoring import score
 
@@ -273,7 +275,7 @@ def _score(
         autocast=torch.bfloat16 if spec.trainer.precision == "bf16-mixed" else None,
         on_pass=passes.append,
     )
-    yield from track(scores, total=len(task.captions), description=f"scoring {name}", transient=True)
+    yield from track(scores, f"scoring {name}", total=len(task.captions))
 
 
 def _describe(detector: "SpanDetector", spec: "RunSpec", name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from halspan.core.files import write_json
 
 _MULTIRUN_FLAGS = ("-m", "--multirun")
 _LEAVE_ONE_OUT = "leave_one_out"
-_NO_IDENTITY = ("experiment", "run_dir", "resume", "overwrite")  # the same list as in conf/config.yaml
+_NO_IDENTITY = ("experiment", "data", "model", "run_dir", "resume", "overwrite")  # the list of conf/config.yaml
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -34,22 +34,26 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         arguments: command line without the program; anything but a sweep is given back as it is.
 
     Raises:
-        ConfigError: a job cannot work, or the corpus differs between the runs of `split=leave_one_out`.
+        ConfigError: a job cannot work, `--cfg` stands beside `-m`, or the corpus differs between the runs of
+            `split=leave_one_out`.
     """
     if not any(argument in _MULTIRUN_FLAGS for argument in arguments):
         return list(arguments)
-    given = [argument for argument in arguments if not argument.startswith("-")]
+    if any(argument.startswith("--cfg") or argument == "-c" for argument in arguments):
+        raise ConfigError("--cfg: it shows the configuration of one run, -m makes several; take one of them away")
+    given = [argument for argument in arguments if configure.is_override(argument)]
     overrides = OverridesParser.create().parse_overrides(given)
     added = []
-    if not any(argument.startswith("hydra.sweep.dir=") for argument in given):
-        added.append(f"hydra.sweep.dir='{Path('checkpoints') / _name_sweep(overrides)}'")
     fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
     with initialize_config_dir(str(usage.CONF), version_base="1.3"):
         config = compose("config", overrides=fixed, return_hydra_config=True)
+    if "hydra.sweep.dir" not in _keys(overrides):
+        added.append(f"hydra.sweep.dir='{Path('checkpoints') / _name_sweep(overrides, config.hydra.runtime)}'")
     if config.hydra.runtime.choices.split == _LEAVE_ONE_OUT and "split.held_out" not in _keys(overrides):
         added.append(f"split.held_out={','.join(f'[{name}]' for name in _generators(config, overrides))}")
     _check_values(overrides)
-    return [argument for argument in arguments if argument != f"split={_LEAVE_ONE_OUT}"] + added
+    kept = [argument for argument in arguments if argument != f"split={_LEAVE_ONE_OUT}"]
+    return configure.add_overrides(kept, added)
 
 
 def check_single(overrides: Sequence[str], split: str) -> None:
@@ -119,16 +123,16 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Write and print what all jobs came to; exit with the worst job's status."""
-        from rich.console import Console
-
-        from halspan.reporting.sweeps import summarize_sweep, sweep_table
+        from halspan.console import open_console
+        from halspan.reporting.sweeps import summarize_sweep, sweep_tables
 
         folder = Path(config.hydra.sweep.dir)
         jobs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(_jobs_folder(folder).glob("*.json"))]
         summary = summarize_sweep(jobs)
         write_json(folder / "sweep.json", {"overrides": list(config.hydra.overrides.task), **summary})
-        console = Console()
-        console.print(sweep_table(summary))
+        console = open_console()
+        for table in sweep_tables(summary):
+            console.print(table)
         console.print(f"Written to {folder / 'sweep.json'}", soft_wrap=True)
         shutil.rmtree(_jobs_folder(folder), ignore_errors=True)
         if status := max((job["status"] for job in jobs), default=0):
@@ -160,12 +164,19 @@ def _keys(overrides: Sequence[Override]) -> set[str]:
     return {override.key_or_group for override in overrides}
 
 
-def _name_sweep(overrides: Sequence[Override]) -> str:
+def _name_sweep(overrides: Sequence[Override], runtime: DictConfig) -> str:
     """Name a sweep as its runs are named, with all values at once."""
     lines = {override.key_or_group: override.input_line for override in overrides}
-    experiment = lines.pop("experiment", "experiment=shapes").partition("=")[2]
     kept = [line for key, line in sorted(lines.items()) if not key.startswith("hydra") and key not in _NO_IDENTITY]
-    return configure.name_run(configure.plain(experiment), RunMode.MULTIRUN, "-".join(kept))
+    values = {key: line.partition("=")[2] for key, line in lines.items()}
+    choices = {group: values.get(group, runtime.choices.get(group)) for group in ("experiment", "data", "model")}
+    if any(override.key_or_group == "experiment" and override.is_sweep_override() for override in overrides):
+        base = configure.plain(values["experiment"])
+        kept = [lines[group] for group in ("data", "model") if group in lines] + kept
+    else:
+        base, *more = configure.name_choices(choices, runtime)
+        kept = more + kept
+    return configure.name_run(base, RunMode.MULTIRUN, "-".join(kept))
 
 
 def _generators(config: DictConfig, overrides: Sequence[Override]) -> list[str]:

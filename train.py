@@ -60,8 +60,6 @@ def main(config: DictConfig) -> float | None:
 
 def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
     """Train and judge one detector; give the objective of a sweep, and the main figures."""
-    from halspan.reporting.sweeps import main_figures
-
     sweep.check_single(HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices.split)
     if config.plan is True:
         configure.set_up_logging()
@@ -71,13 +69,14 @@ def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
     configure.set_up_logging()
     settings = OmegaConf.to_container(config, resolve=True)
     metrics = train(spec, settings)
+    from halspan.reporting.sweeps import main_figures  # imports torch, which what is wrong with data need not wait for
+
     return (flatten(metrics).get(spec.objective), main_figures(metrics)) if metrics else (None, {})
 
 
 def show_plan(config: DictConfig) -> None:
     """Print what memory a run needs and whether the devices there are have it; neither data nor weights are read."""
-    from rich.console import Console
-
+    from halspan.console import open_console
     from halspan.models.plan import make_plan
     from halspan.models.remedies import find_devices, find_remedies
     from halspan.reporting.plans import show_tables
@@ -89,7 +88,7 @@ def show_plan(config: DictConfig) -> None:
     is_short = any(plan.peak > device.free for device in devices)
     remedies = find_remedies(model, size, plan) if is_short else []
     for part in show_tables(plan, devices, remedies):
-        Console().print(part)
+        open_console().print(part)
 
 
 def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,22 +105,55 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
 
     place = RunDirectory(Path(spec.run_dir))
     if is_first_process():
+        if not (spec.resume or spec.overwrite):
+            _check_corpus(place, settings["data"])
         place.check(resume=spec.resume, overwrite=spec.overwrite)
         if spec.resume and (metrics := _figures_so_far(place, settings)):
             judge.show_figures(metrics, place.path)
             return metrics
+    corpus, parts = load_data(spec)
     from halspan.training.fit import check_machine, seed_process
 
     check_machine(spec.trainer)
     if is_first_process():
         _check_plan(spec)
+        _show_recipe(spec)
     seed_process(spec.trainer, spec.seed)
-    corpus = spec.data.load().relocated(None)
-    parts = spec.split.apply(corpus)
     detector, encoder = _build(spec, corpus)
     if is_first_process():
         _begin(place, spec, settings, corpus, parts)
     return _fit_and_judge(spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder)
+
+
+def load_data(spec: "RunSpec") -> tuple["Corpus", "SplitParts"]:
+    """Read and split the captions, and warn of what is probably wrong with them.
+
+    This comes before the seconds that it takes to import torch: what is wrong with data is what users see most.
+    """
+    from halspan.data.problems import log_problems
+    from halspan.training.rundir import is_first_process
+
+    corpus = spec.data.load()
+    if is_first_process():
+        log_problems(corpus)
+    corpus = corpus.relocated(None)
+    return corpus, spec.split.apply(corpus)
+
+
+def _check_corpus(place: "RunDirectory", data: Mapping[str, Any]) -> None:
+    """Send a run to a folder of its own where there is one of the same name on another corpus.
+
+    Raises:
+        ConfigError: there is; names that corpus and a folder.
+    """
+    if not (place.config.exists() and (place.metrics.exists() or place.last.exists())):
+        return
+    here, there = data.get("path"), OmegaConf.select(OmegaConf.load(place.config), "data.path")
+    if here and there and Path(here).resolve() != Path(there).resolve():
+        raise ConfigError(
+            f"run_dir: {place.path} holds a run on another corpus, {there}; keep it, and give this one a folder of "
+            f"its own: run_dir={place.path}-{Path(here).stem}"
+        )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -130,6 +162,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+def _show_recipe(spec: "RunSpec") -> None:
+    """Log what was chosen and how it trains; warn of what was made for something else."""
+    from halspan.training.spec import describe_recipe
+
+    recipe = describe_recipe(spec.trainer, spec.optimizer)
+    if not HydraConfig.initialized():
+        logger.info("%s", recipe)
+        return
+    chosen = HydraConfig.get().runtime.choices
+    names = [f"{group}={chosen[group]}" for group in ("experiment", "data", "model") if chosen.get(group)]
+    logger.info("%s: %s", " ".join(names), recipe)
+    for warning in configure.find_borrowed(HydraConfig.get()):
+        logger.warning("%s", warning)
 
 
 def _check_plan(spec: "RunSpec") -> None:
@@ -152,8 +199,7 @@ def _pass_size(trainer: "TrainerSpec") -> "PassSize":
 
 
 def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncoder"]:
-    from rich.console import Console
-
+    from halspan.console import open_console
     from halspan.models.detector import build_detector
     from halspan.models.inventory import take_inventory
     from halspan.reporting.tables import trainable_table, weights_table
@@ -161,8 +207,8 @@ def _build(spec: "RunSpec", corpus: "Corpus") -> tuple["SpanDetector", "RowEncod
 
     detector, encoder = build_detector(spec.model, corpus.taxonomy)
     if is_first_process():
-        Console().print(weights_table(take_inventory(detector)))
-        Console().print(trainable_table(detector.trainable_parameters_by_component()))
+        open_console().print(weights_table(take_inventory(detector)), "")
+        open_console().print(trainable_table(detector.trainable_parameters_by_component()))
     return detector, encoder
 
 
@@ -170,9 +216,14 @@ def _begin(
     place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any], corpus: "Corpus", parts: "SplitParts"
 ) -> None:
     """Write down what the run is, now that its data and its model are there."""
+    from halspan.data.rows import group_rows
     from halspan.models.export import identify_backbone
+    from halspan.training.fit import check_length
 
     place.prepare(overwrite=spec.overwrite)
+    rows = group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row)
+    check_length(place, spec.trainer, n_rows=len(rows))
+    place.metrics.unlink(missing_ok=True)  # from here on the run is unfinished, whatever ends it
     write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(settings | {"resume": False, "overwrite": False})))
     origin = {
         "taxonomy": list(corpus.taxonomy),
@@ -226,6 +277,7 @@ def _fit_and_judge(
                 seed=spec.seed,
                 baselines=IMAGE_BLIND,
                 not_exchanged=not_exchanged,
+                taken=parts.taken,
             )
             judge.show_figures(metrics, place.path)
     finally:
@@ -235,9 +287,10 @@ def _fit_and_judge(
 
 def _encode(encoder: "RowEncoder", *, blank: bool) -> "Callable[[Sequence[Row]], Batch]":
     """Make a batch of rows, with their images read."""
+    from halspan.data.blind import read_image
 
     def encode(rows: "Sequence[Row]") -> "Batch":
-        return encoder.collate([encoder.encode(judge.read_image(row.image, blank=blank), row.captions) for row in rows])
+        return encoder.collate([encoder.encode(read_image(row.image, blank=blank), row.captions) for row in rows])
 
     return encode
 

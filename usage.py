@@ -1,7 +1,10 @@
 """What `--help` shows: hydra's template, filled in faster than hydra does, and with the comments of the YAML files."""
 
 import re
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from string import Template
 
@@ -11,8 +14,13 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).parent / "conf"
 FLAGS = ("--help", "-h")
 _COMMENTED = re.compile(r"\s*(?P<key>\w+):.*?\s# (?P<comment>.*)")
+_EXAMPLE = re.compile(r"(?P<command> +\S.*?) {2,}(?P<says>\S.*)")
 _KEY = re.compile(r"(?P<indent>\s*)(?P<key>\w+):")
 _COLUMN = 52  # where comments begin
+_NO_TERMINAL = (120, 24)  # columns and lines of what goes to a file or another program
+_READABLE = 120  # columns of prose
+_BESIDE = 40  # columns that a comment needs to stand beside its key, not above it
+_INDENT = 20  # of what stands beside the file of a group
 
 
 def show_help(root: str, arguments: Sequence[str]) -> str:
@@ -30,17 +38,33 @@ def show_help(root: str, arguments: Sequence[str]) -> str:
     template, choices = config.hydra.help.template, config.hydra.runtime.choices
     groups = {group: choices[group] for group in sorted(choices) if "/" not in group}
     keys = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    values = _comment(OmegaConf.to_yaml(keys), root, groups)
-    return Template(template).safe_substitute(APP_CONFIG_GROUPS=_list_groups(groups), CONFIG=values)
+    width = shutil.get_terminal_size(_NO_TERMINAL).columns
+    values = _comment(OmegaConf.to_yaml(keys), root, groups, width)
+    text = "\n".join(_fill(template, width))
+    return Template(text).safe_substitute(APP_CONFIG_GROUPS=_list_groups(groups, width), CONFIG=values)
 
 
-def _list_groups(groups: Mapping[str, str | None]) -> str:
+def _fill(text: str, width: int) -> Iterator[str]:
+    """Break the paragraphs of a text anew; where an example is too long, what it does goes below it."""
+    for is_prose, lines in groupby(text.split("\n"), lambda line: line[:1] not in ("", " ", "$")):
+        if is_prose:
+            yield from _wrap(" ".join(lines), min(width, _READABLE))
+            continue
+        for line in lines:
+            example = _EXAMPLE.fullmatch(line) if len(line) > width else None
+            yield line if example is None else example["command"]
+            if example:
+                yield from _wrap(f"{'':6}{example['says']}", width, indent=6)
+
+
+def _list_groups(groups: Mapping[str, str | None], width: int) -> str:
     """List the files of each group with their first comment, the chosen one marked."""
     lines = []
     for group, chosen in groups.items():
         lines.append(f"{group}:")
         for file in sorted((CONF / group).glob("*.yaml")):
-            lines.append(f"  {'*' if file.stem == chosen else ' '} {file.stem:<14} {_first_sentence(file)}")
+            begin = f"  {'*' if file.stem == chosen else ' '} {file.stem:<{_INDENT - 5}} "
+            lines += _wrap(f"{begin}{_first_sentence(file)}", width, indent=_INDENT)
     return "\n".join(lines) + "\n"
 
 
@@ -51,8 +75,8 @@ def _first_sentence(file: Path) -> str:
     return re.split(r"(?<=\.) |(?= Command:)", text.removeprefix("What: "))[0]
 
 
-def _comment(values: str, root: str, groups: Mapping[str, str | None]) -> str:
-    """Put behind each key what the YAML files say about it."""
+def _comment(values: str, root: str, groups: Mapping[str, str | None], width: int) -> str:
+    """Put behind each key, or above it where the terminal is narrow, what the YAML files say about it."""
     comments: dict[str, str] = {}
     for group in groups:
         for file in sorted((CONF / group).glob("*.yaml"), key=lambda file: file.stem == groups[group]):
@@ -61,8 +85,30 @@ def _comment(values: str, root: str, groups: Mapping[str, str | None]) -> str:
     lines = []
     for path, line in _with_paths(values):
         if "_target_" not in line:
-            lines.append(f"{line:<{_COLUMN}}  # {comments[path]}" if path in comments else line)
+            lines += _annotate(line, comments.get(path, ""), width)
     return "\n".join(lines)
+
+
+def _annotate(line: str, comment: str, width: int) -> list[str]:
+    if not comment:
+        return [line]
+    if width >= _COLUMN + _BESIDE:
+        return _wrap(f"{line:<{_COLUMN}}  # {comment}", width, indent=_COLUMN + 2, again="# ")
+    indent = len(line) - len(line.lstrip())
+    return [*_wrap(f"{' ' * indent}# {comment}", width, indent=indent, again="# "), line]
+
+
+def _wrap(line: str, width: int, *, indent: int = 0, again: str = "") -> list[str]:
+    """Break a line at spaces; what follows is indented, and begins again with a mark."""
+    begin, rest = line[:indent], line[indent:]
+    return textwrap.wrap(
+        rest,
+        width,
+        initial_indent=begin,
+        subsequent_indent=" " * indent + again,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _comments_in(file: Path) -> dict[str, str]:

@@ -70,6 +70,10 @@ def small_overrides(corpus: Path) -> list[str]:
         "split.held_out=[cleo]",
         "trainer.rows_per_batch=4",
         "trainer.max_steps=6",
+        "trainer.max_epochs=null",
+        "trainer.val_every_steps=650",  # after the last step alone
+        "optimizer.lora_lr=4.0e-3",
+        "optimizer.head_lr=4.0e-3",
         "trainer.save_every_steps=2",
         "trainer.log_every_steps=1",
     ]
@@ -77,10 +81,10 @@ def small_overrides(corpus: Path) -> list[str]:
 
 def configuration(*overrides: str) -> DictConfig:
     """Compose a configuration as the command line does."""
-    import configure  # noqa: F401 -- its resolver names runs
+    import configure
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=configure.choose_experiment(overrides))
 
 
 def run(*overrides: str) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def run(*overrides: str) -> dict[str, Any]:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Read the figures of a run, without its name: that is its folder's."""
+    """Read the figures of a run, without its name, which is its folder's, and without when and how it was made."""
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    del metrics["detector"]["name"]
+    del metrics["detector"]["name"], metrics["run"]
     return metrics

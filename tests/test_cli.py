@@ -1,13 +1,16 @@
 """Tests of the console command, through the function that the `halspan` script calls."""
 
+import csv
+import inspect
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
-from halspan.cli import main
+from halspan.cli import data, judge, main, score
 from halspan.data.jsonl import JsonLines
 
 
@@ -82,11 +85,11 @@ def test_check_finds_every_kind_of_problem_in_one_go(run, alignbench):
     assert code == 1
     for problem in (
         "malformed records: 2",
-        "captions with malformed records: 1, such as\n  qwen's caption of 'images/2.png'",
+        "captions with malformed records: 1\n  qwen's caption of 'images/2.png'",
         "captions without their image: 1",
-        "images that cannot be decoded: 1",
+        "captions of unreadable images: 1",
         "error_words that do not occur: 1",
-        "halcap_bench.jsonl:6: annotation: 'wrong' is not possible",
+        "line 6: annotation: 'wrong' is not possible",
     ):
         assert problem in out
 
@@ -95,11 +98,93 @@ def test_stats_tabulates_each_generator(run, alignbench):
     code, out, _ = run("data", "stats", alignbench)
     assert code == 0
     sizes, positions, types = (
-        [line.replace("│", " ").split() for line in out.splitlines() if line.startswith("│ sd")][i] for i in range(3)
+        [line.split() for line in out.splitlines() if line.startswith("sd")][i] for i in range(3)
     )
     assert sizes == ["sd", "1", "1", "2", "2.0", "3.0", "50.0", "0", "1", "0"]
     assert positions == ["sd", "0.0", "100.0"]
     assert types == ["sd", "0", "1", "0", "0", "0", "0", "0", "0", "0"]
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """Nine captions of two generators, with a span off by one in each but the first, and one misspelt label."""
+    records = []
+    for number in range(9):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        start = 14 + (number > 0)
+        records.append(
+            {
+                "id": "=1+1" if number == 1 else str(number),
+                "image": f"{number}.png",
+                "generator": "ab"[number % 2],
+                "direction": "image_to_text",
+                "text": "A man rides a horse there.",
+                "sentences": [{"start": 0, "end": 26, "label": "Incorrect" if number == 8 else "incorrect"}],
+                "spans": [{"start": start, "end": start + 5, "type": "Object"}],
+            }
+        )
+    records[0]["sentences"][0]["label"] = "correct"
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_check_says_what_cannot_be_used_and_what_is_probably_wrong(run, captions):
+    code, out, _ = run("data", "check", captions)
+    assert code == 1
+    assert "error: malformed records: 1\n  line 9: sentences[0].label: 'Incorrect' is not possible; did you mean" in out
+    assert "warning: spans off their words: 7, such as\n  line 2, =1+1: spans[0]: 'orse ' [15, 20) cuts a word" in out
+    assert "probably 'horse' [14, 19)" in out
+    assert out.count("cuts a word") == 5
+    assert "warning: spans in correct sentences: 1" in out
+    assert "All of them: --all problems.csv" in out
+
+
+def test_check_writes_all_problems_as_rows_that_no_spreadsheet_computes(run, captions, tmp_path):
+    run("data", "check", captions, "--all", tmp_path / "problems.csv")
+    with (tmp_path / "problems.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["severity"], row["line"], row["id"]) for row in rows] == [
+        ("error", "9", ""),
+        ("warning", "1", "0"),
+        ("warning", "2", "'=1+1"),
+        *(("warning", str(number + 1), str(number)) for number in range(2, 8)),
+    ]
+    assert rows[2]["suggestion"] == "probably 'horse' [14, 19)"
+
+
+def test_warnings_alone_leave_status_0(run, captions):
+    captions.write_text("".join(captions.read_text().splitlines(keepends=True)[:3]))
+    code, out, _ = run("data", "check", captions)
+    assert code == 0
+    assert out.endswith("No error, 3 warnings.\n")
+
+
+def test_check_warns_of_images_that_lie_elsewhere(run, captions, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "1.png")
+    places = ("../0.png", str(tmp_path / "1.png"), "link.png")
+    records = [json.loads(line) | {"image": place} for line, place in zip(captions.open(), places, strict=False)]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, out, _ = run("data", "check", folder)
+    assert code == 0
+    assert "warning: image paths that leave the images' folder: 3\n  line 1, 0: image: '../0.png' leads out of" in out
+
+
+def test_keys_that_captions_do_not_have_are_left_out_where_asked(run, captions):
+    captions.write_text(captions.read_text().replace('"text"', '"note": 1, "text"'))
+    assert "note: unknown key" in run("data", "check", captions)[2]
+    code, out, _ = run("data", "check", captions, "--extra-keys", "ignore")
+    assert "keys left out: note (8)" in out
+    assert (code, "unknown key" in out) == (1, False)
+
+
+def test_stats_need_no_images(run, alignbench):
+    _, before, _ = run("data", "stats", alignbench)
+    (alignbench / "images/0.png").unlink()
+    code, after, _ = run("data", "stats", alignbench)
+    assert (code, after) == (0, before)
 
 
 def test_convert_writes_canonical_captions_whose_images_resolve_from_there(run, alignbench, tmp_path):
@@ -170,3 +255,19 @@ def test_without_a_path_alignbench_comes_from_the_hub(run, tmp_path, monkeypatch
 
 def test_an_unknown_command_is_a_usage_error(run):
     assert run("data", "mend")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "command", ["", "score", "judge", "compare", "data", "data check", "data stats", "data download", "data convert"]
+)
+def test_help_fits_80_columns_and_breaks_no_choice(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(*command.split(), "--help")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for choices in re.findall(r"<(\w+\|[\w|]*)", out):
+        assert f"<{choices}>" in out
+    shown = [line.strip() for line in out.splitlines()]
+    function = {"judge": judge.judge, "compare": judge.compare, "score": score.score} | vars(data)
+    if documented := inspect.getdoc(function.get(command.rpartition(" ")[2])):
+        assert [line for line in documented.splitlines()[1:] if line.strip() not in shown] == []

@@ -112,7 +112,22 @@ def test_a_detector_is_no_better_than_itself(run, scored, tmp_path):
 def test_images_that_are_gone_are_told_apart_by_their_path_and_that_is_said(run, scored, tmp_path, caplog):
     (scored.parent / "images/3.png").unlink()
     assert run("judge", scored, "--to", tmp_path / "judged")[0] == 0
-    assert "images are told apart by their path, not their content" in caplog.text
+    assert "1 of 16 images are told apart by their path, not their content" in caplog.text
+
+
+def test_the_truth_needs_no_images(run, scored, tmp_path, caplog):
+    truth = write(tmp_path / "truth/captions.jsonl", truth_of([record(number) for number in range(16)]))
+    figures = []
+    for name in ("with", "without"):
+        assert run("judge", scored, "--truth", truth, "--to", tmp_path / name)[0] == 0
+        figures.append(json.loads((tmp_path / name / "metrics.json").read_text())["all"])
+        for number in range(0, 16, 4):  # those in which the suspected sentence is correct
+            (tmp_path / f"truth/images/{number}.png").unlink(missing_ok=True)
+    for name in ("n", "sentence", "span"):  # not the intervals: their draws follow the order of the images' keys
+        assert figures[0][name] == figures[1][name]
+    assert figures[1]["n"]["captions"] == 16
+    assert "not in the truth" not in caplog.text
+    assert caplog.text.count("4 of 16 images are told apart by their path") == 1
 
 
 @pytest.mark.parametrize(

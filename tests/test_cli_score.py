@@ -143,6 +143,47 @@ def test_what_cannot_be_used_is_set_aside_with_line_and_reason_and_counted(run, 
     assert [item["id"] for item in records(run.output)] == [f"a/{number}" for number in range(9)]
 
 
+def test_a_caption_is_scored_whatever_its_labels_and_what_cannot_be_used_of_them_is_counted(run, captions):
+    lines = [json.loads(line) for line in captions.read_text().splitlines()]
+    for number in (1, 6, 7):
+        lines[number]["sentences"] = [{"start": 0, "end": 5, "label": "Incorrect"}]
+        lines[number]["spans"] = [{"start": 0, "end": 500}]
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, err = run()
+    assert code == 0
+    assert "12 records: 12 scored, 0 rejected\n" in err
+    assert err.count("left out: scoring does without it") == 1
+    assert f"{captions}:2: sentences[0].label: 'Incorrect' is not possible; did you mean incorrect?" in err
+    assert "labels, types, votes, spans or keys that cannot be used left out of 3 records\n" in err
+    assert records(run.output)[1]["sentences"][0].keys() == {"start", "end", "p_incorrect"}
+
+
+def test_keys_that_captions_do_not_have_are_refused_or_left_out_as_asked(run, captions):
+    lines = [json.loads(line) | {"url": "https://example.org"} for line in captions.read_text().splitlines()]
+    captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, err = run()
+    assert code == 1
+    assert records(run.output.with_name("scored.rejected.jsonl"))[0]["reason"].startswith("url: unknown key")
+    code, err = run("--extra-keys", "ignore", "--overwrite")
+    assert code == 0
+    assert "12 records: 12 scored, 0 rejected\n" in err
+    assert f"{captions}:1: url: unknown key (left out: scoring does without it)\n" in err
+    assert "cannot be used left out of 12 records\n" in err
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("captions.jsonl", "utf-16"), ("captions.json", "utf-8")])
+def test_an_input_of_another_kind_is_told_what_it_is_and_nothing_is_loaded(run, captions, name, encoding):
+    lines = [json.loads(line) for line in captions.read_text().splitlines()]
+    text = json.dumps(lines) if name.endswith(".json") else captions.read_text()
+    input_ = captions.with_name(name)
+    input_.write_text(text, encoding=encoding)
+    code, err = run(input_=input_)
+    kind = "a JSON array" if name.endswith(".json") else "UTF-16"
+    assert code == 1
+    assert f"{input_}: is {kind}, not JSON Lines; convert it: " in err
+    assert not run.output.parent.exists()
+
+
 def test_where_nothing_can_be_scored_the_status_says_so(run, captions):
     captions.write_text(BAD * 3)
     code, err = run()
@@ -257,6 +298,8 @@ IMPOSSIBLE = {
     "suffix of the input": (["--input", "captions.txt"], "'captions.txt' is neither"),
     "images": (["--images", "nowhere"], "--images: 'nowhere' is not a folder"),
     "shard": (["--shard", "3/2"], "--shard: 3/2 is not possible"),
+    "device that is not there": (["--device", "cuda:99"], "--device: torch sees no 'cuda:99' on this machine"),
+    "device": (["--device", "gpu"], "--device: must be the name of a device, got 'gpu'"),
     "probability": (["--max-p-incorrect", "20"], "should be less than or equal to 1"),
 }
 
@@ -385,4 +428,4 @@ def test_ctrl_c_is_one_line_that_says_how_to_continue(detector, tmp_path):
 def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["score", "--help"])
-    assert "halspan score --detector exports/shapes --input" in capsys.readouterr().out
+    assert "halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl" in capsys.readouterr().out

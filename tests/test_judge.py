@@ -105,7 +105,9 @@ def test_an_ensemble_judges_another_corpus_with_what_its_own_validation_tuned(mo
     assert evaluate(monkeypatch, runs, "data=jsonl", f"data.path={other}", f"to={tmp_path / 'there'}") == 0
     assert evaluate(monkeypatch, runs, f"to={tmp_path / 'own'}") == 0
     assert read(tmp_path / "there/tuned.json") == read(tmp_path / "own/tuned.json")
-    assert set(read(tmp_path / "there/metrics.json")["test_heldout"]["by_generator"]) == {"cleo"}
+    metrics = read(tmp_path / "there/metrics.json")
+    assert set(metrics["test_heldout"]["by_generator"]) == {"cleo"}
+    assert metrics["test_heldout"]["n"]["sentences_in_train"] > 0  # the runs say which texts trained them
 
 
 def test_runs_of_different_splits_are_not_averaged(monkeypatch, capsys, corpus, members, tmp_path):

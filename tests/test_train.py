@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_runs import ROOT, figures, run, small_overrides, write_corpus
+from small_runs import ROOT, configuration, figures, run, small_overrides, write_corpus
 
 PARTS = ("val", "test_seen", "test_heldout")
 
@@ -215,6 +215,40 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_what_is_wrong_with_data_is_said_before_torch_is_imported(tmp_path):
+    script = f"""
+import sys
+sys.argv = ["{ROOT / "train.py"}", "data=jsonl", "data.path=nowhere.jsonl", "model=llama4_tiny"]
+import configure, train
+try:
+    configure.run_entry(train.start, "config")
+finally:
+    print(sorted({{"torch", "pytorch_lightning"}} & set(sys.modules)))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert "error: data.path: 'nowhere.jsonl' does not exist" in done.stderr
+
+
+def test_training_warns_of_what_is_probably_wrong_with_its_corpus(corpus, tmp_path, caplog):
+    import configure
+    import train
+
+    file = copy_corpus(corpus, tmp_path / "corpus") / corpus.name
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        for span in record["spans"]:
+            span["start"] -= 1
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    train.load_data(configure.build(configuration(*small_overrides(file))))
+    found = [message for message in caplog.messages if message.startswith("spans off their words: ")]
+    assert len(found) == 1
+    assert "first: line 1, " in found[0]
+
+
 def test_a_finished_run_leaves_what_it_was_and_what_came_out(finished):
     names = {path.name for path in finished.iterdir()}
     expected = {
@@ -239,7 +273,7 @@ def test_a_finished_run_leaves_what_it_was_and_what_came_out(finished):
 
 def test_figures_are_those_of_the_held_out_generator_beside_blind_and_image_blind_ones(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert set(metrics) == {*PARTS, "detector", "cost", "blind", "blank", "baselines", "reasons"}
+    assert set(metrics) == {*PARTS, "split", "run", "detector", "cost", "blind", "blank", "baselines", "reasons"}
     assert set(metrics["test_heldout"]["sentence"]["auroc"]["by_generator"]) == {"cleo"}
     assert metrics["test_heldout"]["sentence"]["auroc"]["macro"] is not None
     assert metrics["blind"]["sentence.auroc.macro"] is not None
@@ -253,12 +287,34 @@ def test_figures_are_those_of_the_held_out_generator_beside_blind_and_image_blin
     }
 
 
+def test_figures_say_of_which_corpus_they_are_and_what_trained_the_detector(corpus, finished):
+    run = json.loads((finished / "metrics.json").read_text())["run"]
+    train = json.loads((finished / "split.json").read_text())["parts"]["train"]
+    assert run["corpus"]["captions"] == len(corpus.read_text().splitlines())
+    assert run["train"]["captions"] == len(train["captions"])
+    assert run["train"]["images"] == len(train["images"])
+    assert run["train"]["generators"] == ["anna", "ben", "paint"]
+    assert run["left_out"] == {}
+
+
 def test_the_parts_share_no_image_and_hold_out_the_generator(finished):
     parts = json.loads((finished / "split.json").read_text())["parts"]
     images = [set(part["images"]) for part in parts.values()]
     assert not images[0] & images[1]
     assert not (images[0] | images[1]) & (images[2] | images[3])
     assert all(name.startswith("cleo/") for name in parts["test_heldout"]["captions"])
+
+
+def test_what_training_took_from_the_parts_stands_beside_their_figures(finished):
+    split, metrics = (json.loads((finished / f"{name}.json").read_text()) for name in ("split", "metrics"))
+    part = metrics["test_heldout"]
+    assert metrics["split"]["left_out"] == split["left_out"]
+    assert part["n"]["left_out"] == split["unused"]["cleo"] > 0
+    assert metrics["reasons"]["test_heldout.n.left_out"].startswith(f"{split['unused']['cleo']} of ")
+    known = split["texts"]["in_train"]["test_heldout"]
+    assert known == {name: part["n"][f"{name}_in_train"] for name in ("captions", "sentences")}
+    assert known["sentences"] > 0  # every caption begins with "Look."
+    assert part["without_train_texts"]["n"]["sentences"] == part["n"]["sentences"] - known["sentences"]
 
 
 def test_predictions_are_canonical_captions_with_images_that_resolve(finished):

@@ -1,4 +1,4 @@
-"""`plan=true`, and what training refuses by its plan: before any data or weights are read."""
+"""`plan=true`, which reads neither data nor weights, and what training refuses by its plan before it reads weights."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT
+from small_runs import ROOT, write_corpus
 
 MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
 
@@ -77,13 +77,17 @@ TOO_LARGE = ["model=llama4_tiny", "trainer.rows_per_batch=100000000"]
     ],
     ids=["memory", "targets", "backbone"],
 )
-def test_training_refuses_what_its_plan_forbids_before_it_reads_data(monkeypatch, capsys, tmp_path, arguments, message):
+def test_training_refuses_what_its_plan_forbids_before_it_reads_weights(
+    monkeypatch, capsys, tmp_path, tmp_path_factory, arguments, message
+):
     monkeypatch.chdir(tmp_path)
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"), n_images=8)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    status, _, error = train(monkeypatch, capsys, *arguments, "data=jsonl", "data.path=nowhere.jsonl")
+    data = ["data=jsonl", f"data.path={corpus}", "split.held_out=[cleo]"]
+    status, _, written = train(monkeypatch, capsys, *arguments, *data)
     assert status == 1
+    (error,) = (line for line in written.splitlines() if line.startswith("error: "))
     assert error.startswith(message)
-    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
     if arguments is TOO_LARGE:
         assert ") with: trainer.rows_per_pass=1; plan=true shows all of it" in error

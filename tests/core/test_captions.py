@@ -125,12 +125,13 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         (changed("sentences", 1, "end", to=MISSING), "sentences[1].end: missing; a sentence needs start, end"),
         (
             changed("sentences", 0, "lable", to="correct"),
-            "sentences[0].lable: unknown key; the keys of a sentence are start, end, label, types, votes, "
-            "p_incorrect, unscored",
+            "sentences[0].lable: unknown key; did you mean label? the keys of a sentence are start, end, label, types, "
+            "votes, p_incorrect, unscored",
         ),
         (
             changed("sentences", 0, "label", to="Incorrect"),
-            "sentences[0].label: 'Incorrect' is not possible; one of correct, incorrect, unknown",
+            "sentences[0].label: 'Incorrect' is not possible; did you mean incorrect? one of correct, "
+            "incorrect, unknown",
         ),
         (
             changed("sentences", 0, "types", to="Object"),

@@ -127,6 +127,33 @@ def test_snapping_leaves_punctuation_and_whole_words_alone():
     assert texts(mark({".": 0.9, " ball": 0.9}, snap_to_word=True)) == [".", "ball"]
 
 
+@pytest.mark.parametrize(
+    ("text", "marked", "snapped"),
+    [
+        ("लाल घोड़े पर", "घो", "घोड़े"),  # vowel signs and a dot below
+        ("वह क्षत्रिय है", "त्रि", "क्षत्रिय"),  # the sign that joins consonants
+        ("او می\u200cخواهد", "خ", "می\u200cخواهد"),  # a zero-width non-joiner
+        ("a cafe\u0301s", "s", "cafe\u0301s"),
+        ("한국어 말", "국", "한국어"),
+        ("ผู้ชายขี่ม้า", "ชาย", "ชาย"),  # no spaces between words
+        ("一个男人骑马", "男人", "男人"),
+        ("A 👩🏽\u200d👩\u200d👧 waves", "👩🏽\u200d👩\u200d👧", "👩🏽\u200d👩\u200d👧"),
+    ],
+)
+def test_words_of_every_script_have_their_marks_and_those_without_spaces_are_not_widened(text, marked, snapped):
+    start = text.index(marked)
+    (span,) = decode(
+        text=text,
+        offsets=np.array([(start, start + len(marked))]),
+        p_token=np.array([0.9]),
+        p_type=np.zeros((1, 0)),
+        taxonomy=(),
+        sentences=[Sentence(0, len(text))],
+        parameters=DecodingParameters(**PLAIN | {"snap_to_word": True}),
+    )
+    assert text[span.start : span.end] == snapped
+
+
 def test_two_parts_of_one_word_snap_to_one_span():
     assert texts(mark({" red": 0.9, "brown": 0.9}, snap_to_word=True)) == ["red-brown"]
 

@@ -1,9 +1,13 @@
+import contextlib
 import json
 import math
+import os
+import socket
+import sys
 
 import pytest
 
-from halspan.core.files import replacing, write_json
+from halspan.core.files import open_regular, replacing, write_json
 
 
 def test_a_file_is_replaced_only_when_all_of_it_was_written(tmp_path):
@@ -23,3 +27,34 @@ def test_json_keeps_letters_and_refuses_what_json_has_no_word_for(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": math.nan})
     assert json.loads((tmp_path / "a.json").read_text()) == {"text": "été"}
+
+
+def test_a_regular_file_is_opened_and_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("a")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"abc"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_nothing_but_a_regular_file_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    listener = socket.socket(socket.AF_UNIX)
+    with listener, contextlib.chdir(tmp_path):  # the path of a socket has at most 107 bytes
+        listener.bind("socket")
+    problems = {
+        "pipe": "it is a named pipe, not a file",
+        "link": "it is a named pipe, not a file",
+        "socket": "it is a socket, not a file",
+        "/dev/zero": "it is a device, not a file",
+        ".": "Is a directory",
+        "loop": "Too many levels of symbolic links",
+        "x" * 300: "File name too long",
+        "a\0b": "embedded null byte",
+    }
+    for name, problem in problems.items():
+        with pytest.raises(OSError, match=problem) as error:
+            open_regular(tmp_path / name)
+        assert error.value.strerror == problem

@@ -50,6 +50,23 @@ def test_hallucinated_tokens_are_positive_and_carry_the_type_of_their_span():
     assert targets.token_type.tolist() == [NO_TYPE, 0, *[NO_TYPE] * 10]
 
 
+@pytest.mark.parametrize(
+    ("spans", "types"),
+    [
+        ([Span(2, 9), Span(2, 5, "Attribute")], [0, NO_TYPE]),  # nobody typed the cat
+        ([Span(2, 5, "Attribute"), Span(2, 9)], [0, NO_TYPE]),
+        ([Span(2, 9), Span(4, 5, "Attribute")], [0, NO_TYPE]),  # less of the token than the span without a type
+        ([Span(2, 9, "Object"), Span(4, 9, "Attribute")], [1, 0]),  # more of "red", as much of "cat"
+        ([Span(2, 9, "Object"), Span(2, 5, "Attribute")], [0, 1]),
+        ([Span(2, 9, "Object"), Span(6, 9, "Attribute"), Span(6, 9, "Number")], [1, 0]),  # alike: the first
+    ],
+)
+def test_of_overlapping_spans_a_typed_one_decides_then_the_most_ink_then_the_shorter(spans, types):
+    targets = build_targets(caption(Sentence(*FIRST, "incorrect"), spans=tuple(spans)), OFFSETS, TAXONOMY)
+    assert targets.token.tolist()[1:3] == [1, 1]
+    assert targets.token_type.tolist()[1:3] == types
+
+
 def test_tokens_count_in_correct_sentences_and_in_incorrect_ones_with_spans():
     targets = build_targets(ALL_KINDS, OFFSETS, TAXONOMY)
     assert targets.token_sentence.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]

@@ -123,7 +123,7 @@ def test_words_that_do_not_occur_leave_the_sentence_incorrect_and_are_named_in_a
     assert corpus.captions[0].sentences[1].label == "incorrect"
     assert texts(corpus) == [("hat", "Object")]
     assert "halcap_bench.jsonl:2: error_words: 'horse' does not occur in 'A dog.'" in caplog.text
-    assert corpus.notes["examples"]["error_words"] == [caplog.messages[0].partition(";")[0]]
+    assert corpus.notes["problems"]["error_words"] == [caplog.messages[0].partition(";")[0]]
 
 
 def test_words_most_of_which_do_not_occur_are_an_error(load, row):
@@ -177,6 +177,35 @@ def test_without_a_vote_there_are_no_votes(load, row, nothing):
     assert corpus.captions[0].sentences[0].votes is None
 
 
+@pytest.mark.parametrize("given", [{"n_incorrect": 1}, {"n_incorrect": 1, "n_unknown": 1}, {"n_correct": 2}])
+def test_votes_of_which_a_column_is_missing_are_not_known_and_are_counted(load, row, given, caplog):
+    corpus = load(row(**given), row(sentence_index=1, n_correct=3, n_incorrect=0))
+    first, second = corpus.captions[0].sentences
+    assert (first.votes, first.target, second.votes) == (None, 0, Votes(3, 0, 0))
+    assert corpus.notes["votes"] == {"incomplete, left out": 1}
+    (problem,) = corpus.notes["problems"]["incomplete votes"]
+    assert "halcap_bench.jsonl:1: n_" in problem
+    assert f"incomplete votes: 1, first: {problem}" in caplog.text
+
+
+def test_a_vote_column_that_the_file_does_not_have_is_missing_too(load, row):
+    bad = row(n_incorrect=1)
+    del bad["n_correct"]
+    assert load(bad).captions[0].sentences[0].target == 0
+
+
+def test_votes_against_the_label_are_counted_with_an_example(load, row):
+    votes = ((0, 3), (1, 2), (2, 1), (1, 1))
+    corpus = load(
+        *(row(sentence_index=i, n_correct=correct, n_incorrect=wrong) for i, (correct, wrong) in enumerate(votes)),
+        row(sentence_index=4, annotation="incorrect", n_correct=2, n_incorrect=1),
+        row(sentence_index=5, annotation="unknown", n_correct=2, n_incorrect=1),
+    )
+    assert corpus.notes["votes"] == {"against the label": 3}
+    example = corpus.notes["examples"]["votes against the label"]
+    assert "halcap_bench.jsonl:1: n_incorrect: 3 of 3 votes, but the sentence is labelled correct" in example
+
+
 MALFORMED = {
     "an unknown label": ({"annotation": "wrong"}, "annotation: 'wrong' is not possible; one of correct, incorrect"),
     "a label that is no text": ({"annotation": 1}, "annotation: 1 is an integer"),
@@ -214,15 +243,23 @@ def test_a_missing_column_is_an_error(load, row, column):
         load(bad)
 
 
+def test_captions_that_are_no_rows_are_sent_to_their_own_reader_once(load, record):
+    with pytest.raises(
+        DataError, match=r":1: is a caption, not a row .* read it with data=jsonl .and 2 more like it.\n"
+    ):
+        load(*[record(id=f"a/{number}") for number in range(3)])
+
+
 def test_a_repeated_row_is_an_error_that_names_both(load, row):
     with pytest.raises(DataError, match=r":2: sentence_index: 0 of llava's caption .* stands in .*:1 already"):
         load(row(), row(caption="A dog."))
 
 
-def test_of_repeated_rows_the_first_is_kept_where_asked(load, row):
-    corpus = load(row(), row(caption="A dog."), on_error="skip")
-    assert [caption.text for caption in corpus.captions] == ["A man rides a horse."]
-    assert corpus.skipped == {"repeated rows": 1}
+def test_a_caption_with_repeated_rows_is_skipped_and_counted_where_asked(load, row):
+    corpus = load(row(), row(caption="A dog."), row(caption="A cat."), row(model="sd"), on_error="skip")
+    assert [caption.generator for caption in corpus.captions] == ["sd"]
+    assert corpus.skipped == {"repeated rows": 2, "captions with repeated rows": 1}
+    assert ":2: sentence_index: 0 of llava's caption" in corpus.notes["problems"]["repeated rows"][0]
 
 
 def test_a_caption_with_a_missing_sentence_is_an_error_that_says_which(load, row):

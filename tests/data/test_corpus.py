@@ -36,9 +36,41 @@ def test_sentences_are_joined_by_one_space_and_their_ranges_are_half_open():
     assert [text[start:end] for start, end in ranges] == ["A man.", "He waves."]
 
 
-def test_of_many_problems_a_few_are_remembered_in_full():
+def test_problems_are_counted_and_listed():
     skips = Skips("skip")
     for number in range(7):
         skips.add("malformed records", f"line {number}")
     assert skips.counts == {"malformed records": 7}
-    assert skips.examples == {"malformed records": [f"line {number}" for number in range(5)]}
+    assert skips.problems == {"malformed records": [f"line {number}" for number in range(7)]}
+
+
+def test_the_first_problem_is_raised_at_once_unless_more_are_asked_for():
+    with pytest.raises(
+        DataError, match=r"^line 1 .data.on_error=skip or --on-error skip leaves out and counts malformed records.$"
+    ):
+        Skips("raise").add("malformed records", "line 1")
+
+
+def test_problems_that_are_refused_are_raised_together_each_remedy_once():
+    skips = Skips("raise", most=4)
+    skips.add("malformed records", "line 1")
+    skips.add("malformed records", "line 2")
+    skips.refuse("no image", "data.images names their folder")
+    with pytest.raises(DataError) as error:
+        skips.finish()
+    summary, *lines = str(error.value).splitlines()
+    assert summary.startswith("3 problems of the captions (halspan data check lists all")
+    assert lines == [
+        "line 1",
+        "line 2",
+        "no image",
+        "(data.on_error=skip or --on-error skip leaves out and counts malformed records)",
+        "(data.images names their folder)",
+    ]
+
+
+def test_no_more_problems_are_collected_than_one_error_names():
+    skips = Skips("raise", most=2)
+    skips.add("malformed records", "line 1")
+    with pytest.raises(DataError, match=r"^the first 2 problems of the captions"):
+        skips.add("malformed records", "line 2")

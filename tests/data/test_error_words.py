@@ -94,6 +94,34 @@ def test_a_repeated_word_is_found_at_its_first_place_and_called_ambiguous():
     assert (match.start, match.ambiguous) == (4, True)
 
 
+def test_words_repeated_in_another_case_are_ambiguous_and_found_as_they_stand():
+    (match,) = match_words("The man next to the man.", ["the man"])
+    assert (match.start, match.how, match.ambiguous) == (16, "exact", True)
+    matches = match_words("The man next to the man.", ["The man", "the man"])
+    assert [(match.start, match.ambiguous) for match in matches] == [(0, False), (16, False)]
+
+
+def test_words_that_differ_in_punctuation_are_no_rivals():
+    (match,) = match_words("A hat beside a hat.", ["hat."])
+    assert (match.start, match.ambiguous) == (15, False)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "words", "place"),
+    [
+        ("वह घोड़े पर है", "घोड", None),  # the word goes on with a dot below and a vowel sign
+        ("वह घोड़े पर है", "घोड़े,", "घोड़े"),
+        ("A cafe\u0301.", "cafe", None),
+        ("A _red_ hat.", "red", "red"),
+        ("一个男人骑马。", "男人", "男人"),  # no spaces between words
+        ("ผู้ชายขี่ม้า", "ชาย", "ชาย"),
+        ("ผู้ชายขี่ม้า", "ม", None),
+    ],
+)
+def test_words_of_every_script_are_found_whole(sentence, words, place):
+    assert found(sentence, words)[0][0] == place
+
+
 def test_a_word_listed_as_often_as_it_occurs_is_found_at_each_place():
     matches = match_words("The man sees the man.", ["man", "man"])
     assert [(match.start, match.ambiguous) for match in matches] == [(4, False), (17, False)]

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -135,6 +137,16 @@ def test_a_file_that_cannot_be_used_is_named_with_the_remedy(tmp_path, check, co
 def test_a_folder_is_no_image(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read .Is a directory"):
         load_image(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pipe", "loop", "/dev/zero", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("read", [load_image, check_image_file, content_hash])
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_what_is_not_a_file_is_an_error_and_never_waited_for(tmp_path, name, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])

@@ -1,6 +1,8 @@
 """Tests of the canonical JSON Lines reader and writer."""
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -91,7 +93,45 @@ def test_a_malformed_record_is_skipped_and_counted_where_asked(corpus_file, reco
     assert len(corpus.captions) == 1
     ((reason, count),) = corpus.skipped.items()
     assert count == 1
-    assert "captions.jsonl:2" in corpus.notes["examples"][reason][0]
+    assert "captions.jsonl:2" in corpus.notes["problems"][reason][0]
+
+
+def test_a_label_of_a_whole_caption_is_told_where_labels_belong(corpus_file, write_lines, record):
+    write_lines(corpus_file, [record(label="incorrect")])
+    with pytest.raises(
+        DataError, match=r"label: unknown key; .*\(a sentence has label: put it into the objects of `sent"
+    ):
+        JsonLines(path=corpus_file).load()
+
+
+def test_one_error_names_all_problems_of_records_and_images(corpus_file, write_lines, record):
+    wrong = record()["sentences"][0] | {"label": "Incorrect"}
+    bad = [record(id="a/2", sentences=[wrong]), record(id="a/3", note="x"), record(id="a/4", image="2.png")]
+    write_lines(corpus_file, [record(), *bad, record(id="a/5", image="3.png"), record()])
+    with pytest.raises(DataError) as error:
+        JsonLines(path=corpus_file).load()
+    lines = str(error.value).splitlines()
+    expected = (
+        "5 problems",
+        ":2: sentences[0].label",
+        ":3: note: unknown key",
+        ":6: id: 'a/1'",
+        "2.png: does",
+        "3.png",
+    )
+    assert [text in line for text, line in zip(expected, lines, strict=False)] == [True] * 6
+    assert len(lines) == 6 + 3  # a remedy for records, for ids and for images
+
+
+def test_one_error_says_once_what_is_wrong_with_many_records_and_reads_no_more_than_20(
+    corpus_file, write_lines, record
+):
+    write_lines(corpus_file, [record(text="") for _ in range(50)])
+    with pytest.raises(DataError) as error:
+        JsonLines(path=corpus_file).load()
+    summary, problem, _ = str(error.value).splitlines()
+    assert summary.startswith("the first 20 problems of the captions")
+    assert problem == f"{corpus_file}:1: text: '' is empty; give some text (and 19 more like it)"
 
 
 def test_bytes_that_are_not_utf_8_are_named(corpus_file):
@@ -108,11 +148,13 @@ def test_an_empty_file_is_an_error(corpus_file, content):
 
 
 def test_a_corpus_of_which_nothing_is_left_says_why(corpus_file):
-    corpus_file.write_text("nonsense\n")
-    with pytest.raises(
-        DataError, match=r"no caption can be used .left out: malformed records 1; first: .*:1: not JSON"
-    ):
+    corpus_file.write_text("nonsense\n" * 3 + "[]\n")
+    with pytest.raises(DataError) as error:
         JsonLines(path=corpus_file, on_error="skip").load()
+    summary, first, second = str(error.value).splitlines()
+    assert "no caption can be used (left out: malformed records 4)" in summary
+    assert first == f"{corpus_file}:1: not JSON: Expecting value (character 0); repair it (and 2 more like it)"
+    assert second.startswith(f"{corpus_file}:4: line: [] is a list, not an object")
 
 
 def test_a_missing_image_is_an_error_that_names_it_and_the_share(corpus_file, write_lines, record):
@@ -139,6 +181,86 @@ def test_too_few_images_are_refused_even_where_they_may_be_missing(corpus_file, 
 def test_a_path_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"'.*nowhere' does not exist; give a corpus's file or its folder"):
         JsonLines(path=tmp_path / "nowhere").load()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+@pytest.mark.parametrize("name", ["pipe.jsonl", "."])
+def test_a_pipe_as_a_corpus_is_an_error_and_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match=r"is not a file|it is a named pipe, not a file"):
+        JsonLines(path=tmp_path / name).load()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_path_that_no_file_can_have_does_not_exist(corpus_file, name):
+    with pytest.raises(DataError, match="does not exist"):
+        JsonLines(path=corpus_file.parent / name).load()
+    with pytest.raises(DataError, match="is not a folder"):
+        JsonLines(path=corpus_file, images=corpus_file.parent / name).load()
+
+
+def test_an_image_name_that_no_file_can_have_is_a_missing_image(corpus_file, write_lines, record):
+    write_lines(corpus_file, [record(), record(id="a/2", image="x" * 300), record(id="a/3", image="a\0b")])
+    corpus = JsonLines(path=corpus_file, missing_image="skip", min_images=0).load()
+    assert corpus.skipped == {"captions without their image": 2}
+
+
+@pytest.mark.parametrize("image", ["../secret.png", "{}/secret.png", "link.png", "folder/secret.png", "a\0b"])
+def test_an_image_path_that_leads_out_is_refused_where_asked(tmp_path, paint, write_lines, record, image):
+    paint(tmp_path / "secret.png")
+    paint(tmp_path / "corpus/1.png")
+    (tmp_path / "corpus/link.png").symlink_to("../secret.png")
+    (tmp_path / "corpus/folder").symlink_to("..")
+    records = [record(), record(id="a/2", image=image.format(tmp_path))]
+    file = write_lines(tmp_path / "corpus/captions.jsonl", records)
+    with pytest.raises(DataError, match=r"'a/2': image: '.*' leads out of .*corpus, and data\.images_inside=true"):
+        JsonLines(path=file, images_inside=True).load()
+    corpus = JsonLines(path=file, images_inside=True, on_error="skip").load()
+    assert corpus.skipped == {"captions whose image lies outside of the images' folder": 1}
+    assert len(JsonLines(path=file, missing_image="skip", min_images=0).load().captions) == (1 if "\0" in image else 2)
+
+
+def test_image_paths_that_come_back_in_stay(tmp_path, paint, write_lines, record):
+    path = paint(tmp_path / "corpus/deep/1.png")
+    (tmp_path / "corpus/link.png").symlink_to("deep/1.png")
+    (tmp_path / "loop").symlink_to("corpus")
+    images = ["deep/1.png", "deep/../deep/1.png", "../loop/deep/1.png", str(path), "link.png"]
+    records = [record(id=str(number), image=image) for number, image in enumerate(images)]
+    file = write_lines(tmp_path / "corpus/captions.jsonl", records)
+    assert len(JsonLines(path=file, images_inside=True).load().captions) == 5
+    assert len(JsonLines(path=file, images_inside=True, images=tmp_path / "loop").load().captions) == 5
+
+
+EXTRA = {"note": "x", "sentances": []}
+
+
+def test_extra_keys_are_malformed_and_the_message_says_what_was_meant(corpus_file, write_lines, record):
+    write_lines(corpus_file, [record(**EXTRA), record(id="a/2", sentances=[])])
+    with pytest.raises(
+        DataError, match=r":1: note: unknown key; the keys.*data\.extra_keys=ignore or --extra-keys ignore leaves"
+    ):
+        JsonLines(path=corpus_file).load()
+    write_lines(corpus_file, [record(sentances=[])])
+    with pytest.raises(DataError, match=r"sentances: unknown key; did you mean sentences\? the keys"):
+        JsonLines(path=corpus_file).load()
+
+
+def test_extra_keys_are_left_out_and_counted_where_asked(corpus_file, write_lines, record, caplog):
+    first = record(**EXTRA)
+    first["spans"][0]["by"] = "me"
+    first["sentences"][1]["votes"] = {"correct": 1, "incorrect": 2, "annotators": 3}
+    write_lines(corpus_file, [first, record(id="a/2", note="y")])
+    corpus = JsonLines(path=corpus_file, extra_keys="ignore").load()
+    assert corpus.captions[1] == Caption.from_record(record(id="a/2"))
+    assert corpus.captions[0].sentences[1].votes.incorrect == 2
+    listing = {"note": 2, "sentances": 1, "sentences.votes.annotators": 1, "spans.by": 1}
+    assert corpus.notes["keys_left_out"] == listing
+    assert "keys that captions do not have, left out: note (2), sentances (1)" in caplog.text
+
+
+def test_each_caption_knows_its_line(corpus_file):
+    corpus_file.write_text("\n" + corpus_file.read_text())
+    assert JsonLines(path=corpus_file).load().lines == {"a/1": 2, "b/1": 3}
 
 
 def test_a_folder_without_a_corpus_says_what_it_holds(tmp_path):

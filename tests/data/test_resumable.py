@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -114,6 +115,23 @@ def test_another_setting_is_refused_with_its_name_and_both_values(output):
 def test_a_run_that_finished_no_block_leaves_nothing_behind(output):
     interrupt(output, blocks=0)
     assert names(output) == []
+
+
+def test_interrupted_the_moment_its_first_block_is_on_disk_it_keeps_it(output, monkeypatch):
+    sync, journal = os.fsync, Paths(output).journal
+
+    def interrupt_behind_the_first_block(descriptor):
+        sync(descriptor)
+        if len(lines(journal)) == 2:  # its settings and a block
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt_behind_the_first_block)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(output)
+    monkeypatch.undo()
+    assert Paths(output).has_unfinished()
+    with open_output(output, settings=SETTINGS, resume=True) as opened:
+        assert opened.mark.position == Position(1, 10)
 
 
 def test_a_run_killed_before_its_first_block_is_no_obstacle(output):

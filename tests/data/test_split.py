@@ -1,18 +1,22 @@
 """Tests of the split by generator and image content."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import DataError
+from halspan.core.texts import KnownTexts
 from halspan.data.alignbench import AlignBench
 from halspan.data.chocolate import Chocolate
 from halspan.data.corpus import Corpus
-from halspan.data.split import PARTS, Split, check_disjoint, divide_images, match_generators
+from halspan.data.division import divide_images, group_images
+from halspan.data.split import IMAGE_TAKEN, PARTS, TEXT_TAKEN, Split, check_disjoint, match_generators
 
 HASHES = st.sets(st.integers(0, 2**256 - 1).map(lambda number: f"{number:064x}"), max_size=30)
 
@@ -89,6 +93,11 @@ def test_a_name_that_matches_nothing_lists_what_there_is(corpus, key, name):
         Split(**{key: (name,)}).apply(corpus)
 
 
+def test_a_misspelt_name_is_asked_about(corpus):
+    with pytest.raises(DataError, match="matches no generator; did you mean direction:text_to_image"):
+        Split(held_out=("Direction:text_to_images",)).apply(corpus)
+
+
 def test_a_generator_on_both_sides_is_an_error(corpus):
     with pytest.raises(DataError, match=r"split\.train: 't' is in split\.held_out too"):
         Split(train=("a", "t"), held_out=("direction:text_to_image",)).apply(corpus)
@@ -114,14 +123,17 @@ def test_a_held_out_generator_whose_images_all_train_is_an_error(tmp_path, paint
     images = [paint(tmp_path / f"{number}.png", number).name for number in range(2)]
     captions = tuple(caption(generator, image) for image in images for generator in "ab")
     with pytest.raises(
-        DataError, match="test_heldout is empty, as every image of b is in train or val too; add images"
+        DataError,
+        match=r"test_heldout is empty: 2 of 2 captions are left out: their images are in train or val \(b 2\); raise",
     ):
         Split(held_out=("b",)).apply(Corpus(name="test", captions=captions, image_root=tmp_path))
 
 
 def test_one_image_is_not_enough_to_validate_on(corpus):
     one = replace(corpus, captions=corpus.captions[:1])
-    with pytest.raises(DataError, match="val is empty, as the train generators have captions of one image only"):
+    with pytest.raises(
+        DataError, match="val is empty, as the train generators have captions of fewer than two images; add"
+    ):
         Split().apply(one)
 
 
@@ -185,6 +197,132 @@ def test_each_part_has_an_image_where_there_are_enough(hashes):
 
 def test_names_are_matched_in_alphabetical_order(corpus):
     assert match_generators("split.held_out", ("t", "a"), corpus) == ("a", "t")
+
+
+def test_held_out_captions_on_images_that_train_are_counted_and_said(corpus, caplog):
+    parts = Split(held_out=("c",)).apply(corpus)
+    n_kept = len(parts.test_heldout)
+    assert [(each.part, each.reason, each.by_generator) for each in parts.left_out] == [
+        ("test_heldout", IMAGE_TAKEN, {"c": 40 - n_kept})
+    ]
+    assert f"test_heldout: {40 - n_kept} of 40 captions are left out: {IMAGE_TAKEN} (c {40 - n_kept})" in caplog.text
+    assert parts.to_record()["left_out"] == [
+        {"part": "test_heldout", "reason": IMAGE_TAKEN, "by_generator": {"c": 40 - n_kept}}
+    ]
+
+
+def test_a_larger_share_for_the_tests_keeps_more_held_out_captions_and_all_of_before(corpus):
+    few, many = (Split(held_out=("c",), test_share=share).apply(corpus).test_heldout for share in (0.15, 0.5))
+    assert 2 * len(few) < len(many)
+    assert {c.id for c in few} < {c.id for c in many}
+
+
+def test_shares_are_kept_and_a_larger_test_holds_the_images_of_a_smaller_one():
+    hashes = [f"{(2 * number + 1) * 2**64 // 2000:016x}" for number in range(1000)]  # fractions 0.0005, 0.0015, ...
+    small, large = (divide_images(hashes, val_share=0.2, test_share=share) for share in (0.1, 0.3))
+    assert Counter(small.values()) == {"train": 700, "val": 200, "test_seen": 100}
+    assert Counter(large.values()) == {"train": 500, "val": 200, "test_seen": 300}
+    assert all(large[hash_] == "test_seen" for hash_ in hashes if small[hash_] == "test_seen")
+
+
+@pytest.mark.parametrize("shares", [{"val_share": 0.5, "test_share": 0.5}, {"val_share": 0.0}, {"test_share": 1.0}])
+def test_shares_leave_something_to_each_part(shares):
+    with pytest.raises(ValidationError):
+        Split(**shares)
+
+
+def painted(tmp_path, paint, *, n_prompts=40, texts=None):
+    """Painters p and q, who paint the same prompts, each a picture of its own."""
+    captions = []
+    for number in range(2 * n_prompts):
+        paint(tmp_path / f"{number}.png", number)
+        text = f"Bike {number % n_prompts}. Sky." if texts is None else texts[number]
+        sentences = (Sentence(0, text.index(".") + 1, "correct"), Sentence(text.index(".") + 2, len(text), "incorrect"))
+        generator = "pq"[number // n_prompts]
+        captions.append(Caption(str(number), f"{number}.png", generator, "text_to_image", text, sentences))
+    return Corpus(name="test", captions=tuple(captions), image_root=tmp_path)
+
+
+def test_texts_that_stand_in_train_are_counted_and_said(tmp_path, paint, caplog):
+    parts = Split(held_out=("q",)).apply(painted(tmp_path, paint))
+    n_train, n_seen = len(parts.train), len(parts.test_seen)
+    known = parts.to_record()["texts"]["in_train"]
+    assert known["test_heldout"] == {"captions": n_train, "sentences": n_train + 40}  # each own first one, and "Sky."
+    assert known["test_seen"] == {"captions": 0, "sentences": n_seen}
+    assert f"test_heldout ({n_train} of 40 captions, {n_train + 40} of 80 sentences)" in caplog.text
+    assert "split.keep_texts_together=true keeps captions of one text in one part" in caplog.text
+
+
+def test_texts_are_compared_without_case_white_space_and_composition(tmp_path, paint):
+    """The first 40 train, tune and test; the other 40 are held out, and say the same otherwise."""
+    texts = [f"Caf\u00e9 {number}. Sky." for number in range(40)]
+    texts += [f"CAFE\u0301  {number}. \nsky." for number in range(40)]
+    parts = Split(held_out=("q",)).apply(painted(tmp_path, paint, texts=texts))
+    assert parts.known_texts["test_heldout"]["captions"] == len(parts.train)
+
+
+def test_the_texts_of_train_can_be_read_back_from_the_record(corpus):
+    parts = Split(held_out=("c",)).apply(corpus)
+    texts = KnownTexts.from_record(json.loads(json.dumps(parts.to_record()))["texts"]["train"])
+    assert texts == parts.taken.texts
+    assert texts | KnownTexts() == texts
+
+
+def test_texts_kept_together_are_in_train_and_val_or_in_a_test(tmp_path, paint):
+    parts = Split(held_out=("q",), keep_texts_together=True).apply(painted(tmp_path, paint))
+    taken = {c.text for c in (*parts.train, *parts.val)}
+    assert not taken & {c.text for c in (*parts.test_seen, *parts.test_heldout)}
+    n_taken = len(parts.train) + len(parts.val)
+    assert [(each.reason, each.by_generator) for each in parts.left_out] == [(TEXT_TAKEN, {"q": n_taken})]
+    assert parts.known_texts["test_heldout"]["captions"] == 0
+
+
+def test_images_that_share_a_text_share_a_part_whatever_else_there_is(tmp_path, paint):
+    corpus = painted(tmp_path, paint, n_prompts=60)
+    split = Split(keep_texts_together=True)
+    part_of = {c.id: name for name, captions in split.apply(corpus).parts().items() for c in captions}
+    assert len(part_of) == 120
+    assert all(part_of[str(number)] == part_of[str(number + 60)] for number in range(60))
+    fewer = replace(corpus, captions=tuple(c for c in corpus.captions if int(c.id) % 60 >= 10))
+    for name, captions in split.apply(fewer).parts().items():
+        assert all(part_of[c.id] == name for c in captions)
+
+
+def test_without_shared_texts_keeping_them_together_changes_nothing(tmp_path, paint):
+    corpus = painted(tmp_path, paint, texts=[f"Bike {number}. Sky {number}." for number in range(80)])
+    apart, together = (Split(keep_texts_together=keep).apply(corpus) for keep in (False, True))
+    assert apart.parts() == together.parts()
+
+
+def test_images_are_grouped_through_others_and_groups_do_not_lean_to_train():
+    groups = group_images([("a", "x"), ("b", "y"), ("c", "z"), ("b", "x"), ("d", "w"), ("d", "y")])
+    assert groups["a"] == groups["b"] == groups["d"]
+    assert groups["c"] == "c"
+    hashes = [f"{number * 2**64 // 5000:016x}" for number in range(5000)]
+    shared = group_images([(hash_, str(index % 500)) for index, hash_ in enumerate(hashes)])
+    n_train = Counter(divide_images(shared.values()).values())["train"]
+    assert n_train == pytest.approx(350, abs=3 * (500 * 0.7 * 0.3) ** 0.5)  # of 500 groups; three standard deviations
+
+
+def test_one_text_everywhere_cannot_be_divided(tmp_path, paint):
+    with pytest.raises(DataError, match="fewer than two groups of images that share texts"):
+        Split(keep_texts_together=True).apply(painted(tmp_path, paint, texts=["Bike. Sky."] * 80))
+
+
+@pytest.mark.parametrize("part", ["val", "test_seen", "test_heldout"])
+def test_a_text_in_two_parts_is_noticed(tmp_path, paint, part):
+    parts = Split(held_out=("q",), keep_texts_together=True).apply(painted(tmp_path, paint))
+    same = replace(getattr(parts, part)[0], text=parts.train[0].text.upper())
+    with pytest.raises(DataError, match=f"in train and '{same.id}' in {part} have the same text"):
+        check_disjoint(replace(parts, **{part: (same,)}))
+
+
+def test_nearly_every_sentence_of_crowd_judged_captions_stands_in_train(shared_data, caplog):
+    parts = Split().apply(AlignBench(path=shared_data / "flickr8k_crowd").load())
+    assert parts.known_texts["test_seen"] == {"captions": 0, "sentences": 1825}
+    assert parts.to_record()["parts"]["test_seen"]["n"]["sentences"] == 1840
+    assert "test_seen (0 of 36 captions, 1,825 of 1,840 sentences)" in caplog.text
+    assert "keep_texts_together" not in caplog.text  # no caption occurs twice as a whole, so it would change nothing
 
 
 def test_the_sample_of_alignbench_splits_with_its_smallest_generators_held_out(shared_data):

@@ -137,7 +137,17 @@ def test_labels_are_carried_along_and_earlier_predictions_are_not(file):
     assert items(file)[0].caption == caption
 
 
+def test_a_label_that_cannot_be_used_is_left_out_and_named_since_scoring_needs_none(file, record):
+    first, second = record()["sentences"]
+    file.write_text(json.dumps(record(sentences=[first | {"label": "Correct"}, second])) + "\n")
+    (item,) = items(file)
+    assert [sentence.label for sentence in item.caption.sentences] == [None, "incorrect"]
+    (problem,) = item.left_out
+    assert problem.startswith("sentences[0].label: 'Correct' is not possible; did you mean correct?")
+
+
 UNUSABLE = {
+    "overlapping sentences": ({"sentences": [{"start": 0, "end": 9}, {"start": 5, "end": 12}]}, "must not overlap"),
     "no image": ({"image": None}, "image: missing; give its path, or the image itself as image_base64"),
     "not base64": ({"image_base64": "å"}, "image_base64: 'å' is not base64"),
     "bytes as text": ({"image_bytes": "abc"}, "image_bytes: 'abc' is a string, not bytes"),
@@ -163,7 +173,7 @@ def test_a_record_that_is_no_caption_says_why(file, record, change, problem):
         (".", "is not a file"),
         ("pipe", "is not a file"),
         ("x" * 5000, "cannot be read .File name too long"),
-        ("a\0b.png", "cannot be decoded"),
+        ("a\0b.png", "cannot be read .embedded null byte"),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes")

@@ -83,6 +83,17 @@ def test_what_one_could_not_score_stays_unscored_and_says_who_could_not():
     assert item.unscored == ("short: too long",)
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_member_without_any_token_of_a_caption_gives_its_characters_nothing(is_alone):
+    nothing = member(scores(np.zeros((0, 2), int), [], unscored="no token"))
+    other = nothing if is_alone else member(scores(WORDS, [0, 0.8, 0.2, 0]))
+    (item,) = average([other, nothing], ("Object",))
+    expected = [0] * 10 if is_alone else [0, 0.4, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1, 0.1, 0]
+    np.testing.assert_allclose(characters(item), expected, atol=1e-12)
+    assert item.unscored == ("m: no token",)
+    assert not np.isnan(item.p_type).any()
+
+
 def test_captions_come_in_the_order_of_the_first_and_must_be_the_same():
     first = member(scores(WORDS, [0] * 4, name="a"), scores(WORDS, [0] * 4, name="b"))
     second = member(scores(WORDS, [0] * 4, name="b"), scores(WORDS, [0] * 4, name="a"))

@@ -3,6 +3,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from safetensors.torch import save_file
 import halspan
 from halspan.core.captions import Caption, Sentence
 from halspan.core.decoding import DecodingParameters
-from halspan.core.errors import DataError, ModelError
+from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.data.rows import Row
 from halspan.inference.pretrained import About, Detector
 from halspan.inference.tuning import Tuned
@@ -91,6 +93,19 @@ def test_a_loaded_detector_says_what_the_live_one_says(live, detector):
     assert detector.predict(pixels(), TEXT) == live.predict(pixels(), TEXT)
     assert (detector.taxonomy, detector.tuned) == (TAXONOMY, TUNED)
     assert (detector.about.name, detector.about.origin) == ("tiny", {"Data": {"reader": "none"}, "Seed": 1})
+
+
+def test_threads_get_the_predictions_of_their_own_texts(saved):
+    detector = Detector.from_pretrained(saved, device="cpu")
+    decoder = detector._detector._base_model().language_model.model
+    decoder.register_forward_pre_hook(lambda *_: time.sleep(0.003))
+    decoder.register_forward_hook(lambda *_: time.sleep(0.003))
+    questions = [(pixels(number), f"{TEXT} <|patch|>{' He waves.' * (number % 8)}") for number in range(16)]
+    alone = [detector.predict(*question) for question in questions]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda question: detector.predict(*question), questions))
+    for one, other in zip(alone, together, strict=True):
+        close(one, other)
 
 
 def test_a_loaded_detector_is_saved_and_loaded_again(live, saved, detector, tmp_path):
@@ -223,6 +238,86 @@ def test_many_are_scored_as_each_alone_whatever_shares_a_pass(detector, tmp_path
             close(one, other)
     for one, other in zip(detector.predict_many(items[::-1]), alone[::-1], strict=True):
         close(one, other)
+
+
+BAD = {
+    "image": ("nothing.png", "A dog."),
+    "text": (pixels(), "A dog.\ud800"),
+    "item": 3,
+    "sentences": (pixels(), "A dog.", [(0, 99)]),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_good_items_before_a_bad_one_have_their_results(detector, bad):
+    items = [(pixels(number), TEXT) for number in range(10)]
+    alone = [detector.predict(*item) for item in items]
+    results = detector.predict_many([*items, bad, (pixels(), "Never read.")])
+    for one in alone:
+        close(next(results), one)
+    with pytest.raises(DataError, match=r"^item 10: "):
+        next(results)
+
+
+def test_errors_are_values_in_their_places_where_asked_for(detector, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels()).save(path)
+    items = [(path, "A dog."), *BAD.values(), (path, "A cat."), (path, 3), (path, " "), (path, "A cat."), 4]
+    results = list(detector.predict_many(items, on_error="return"))
+    assert [isinstance(result, DataError) for result in results] == [
+        *(False, True, True, True, True),
+        *(False, True, False, False, True),
+    ]
+    for number, result in enumerate(results):
+        if isinstance(result, DataError):
+            assert str(result).startswith(f"item {number}: ")
+    close(results[0], detector.predict(path, "A dog."))
+    close(results[8], detector.predict(path, "A cat."))
+    assert results[7].unscored
+
+
+@pytest.mark.parametrize("on_error", ["raise", "return"])
+def test_a_picture_that_leaves_no_room_for_a_text_is_the_error_of_its_items(saved, on_error):
+    detector = Detector.from_pretrained(saved, device="cpu")
+    wide = np.zeros((60, 180, 3), np.uint8)  # which is divided into more tiles
+    needed = [
+        len(detector._encoder._encode_prompt(Image.fromarray(image))["input_ids"][0]) for image in (pixels(), wide)
+    ]
+    assert needed[0] + 20 < needed[1]
+    detector._encoder._spec = replace(detector._spec, max_tokens=needed[1])
+    items = [(pixels(), "A dog."), (wide, "A cat."), (pixels(), "A bird.")]
+    results = detector.predict_many(items, on_error=on_error)
+    close(next(results), detector.predict(*items[0]))
+    if on_error == "raise":
+        with pytest.raises(ModelError, match=r"^item 1: model.max_tokens: .* leaves no room"):
+            next(results)
+    else:
+        error, last = results
+        assert str(error).startswith("item 1: model.max_tokens: ")
+        close(last, detector.predict(*items[2]))
+    with pytest.raises(ModelError, match=r"^model.max_tokens: .* leaves no room"):
+        detector.predict(*items[1])
+
+
+def test_what_to_do_with_errors_is_a_choice(detector):
+    with pytest.raises(ConfigError, match="on_error: must be 'raise' or 'return', got 'skip'"):
+        detector.predict_many([], on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "device: torch sees no 'cuda:99' on this machine; it has cpu"),
+        ({"device": "meta"}, "device: torch sees no 'meta'"),
+        ({"device": "gpu"}, "device: must be the name of a device, got 'gpu'"),
+        ({"device": ["cpu"]}, r"device: must be the name of a device, got \['cpu'\]"),
+        ({"dtype": ["x"]}, r"dtype: \['x'\] is not possible; one of float32, bfloat16"),
+        ({"dtype": torch.float16}, "dtype: torch.float16 is not possible"),
+    ],
+)
+def test_where_and_how_to_compute_is_refused_before_anything_is_loaded(options, message):
+    with pytest.raises(ModelError, match=message):
+        Detector.from_pretrained("nothing/there", **options)
 
 
 def test_the_side_on_which_the_tokenizer_pads_changes_nothing(saved, detector):

@@ -1,8 +1,12 @@
+import unicodedata
+
 import numpy as np
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
+from tokenizers import normalizers
 from transformers import AutoProcessor, AutoTokenizer
 
 from halspan.core.captions import Caption, Sentence, Span
@@ -31,9 +35,17 @@ def encode(encoder: RowEncoder, *captions: Caption, **options):
 @pytest.mark.parametrize("text", TEXTS)
 def test_offsets_point_at_the_characters_that_the_bytes_spell(make_encoder, text):
     caption = encode(make_encoder(), make_caption(text)).captions[0]
-    # one token for each byte: a character has as many tokens as UTF-8 gives it bytes
-    expected = [(place, place + 1) for place, character in enumerate(text) for _ in character.encode()]
+    # one token for each byte: what readers see as one character has as many tokens as UTF-8 gives it bytes
+    expected = [match.span() for match in regex.finditer(r"\X", text) for _ in match[0].encode()]
     assert caption.offsets.tolist() == [list(pair) for pair in expected]
+
+
+def test_characters_that_the_tokenizer_composes_keep_their_parts(tiny_llava, make_llava_spec):
+    own = AutoProcessor.from_pretrained(tiny_llava, backend="pil")
+    own.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()  # as Qwen's
+    text = unicodedata.normalize("NFD", "말")
+    encoded = encode(RowEncoder(own, make_llava_spec(), TAXONOMY), make_caption(text)).captions[0]
+    assert encoded.offsets.tolist() == [[0, 3]] * len("말".encode())
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))

@@ -362,5 +362,32 @@ def test_the_size_of_an_image_can_be_set():
     assert len(small.encode(make_image(), caption).prompt) < len(large.encode(make_image(), caption).prompt)
 
 
+LARGE = {"size": {"height": 64, "width": 64}}
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        *[("mllama", {"max_image_tiles": number}) for number in (1, 2, 5)],
+        *[(name, LARGE) for name in ("llama4", "internvl3", "llava", "llava_onevision")],
+        ("idefics3", {"max_image_size": {"longest_edge": 64}}),
+        ("qwen2_5_vl", {"temporal_patch_size": 1}),
+        ("qwen3_vl", {"merge_size": 1}),
+    ],
+)
+def test_images_that_the_vision_tower_cannot_take_are_refused_when_the_detector_is_built(name, image):
+    own = next(iter(image))
+    with pytest.raises(ModelError, match=rf"model.image: .* cannot take .*{own}.* its own settings are {{'{own}': "):
+        build(name, image=image)
+
+
+def test_looking_at_an_image_when_a_detector_is_built_draws_no_random_numbers():
+    after = []
+    for image in ({}, {"max_image_tiles": 4}):
+        build("mllama", image=image)
+        after.append(torch.rand(1))
+    assert after[0] == after[1]
+
+
 def test_every_family_of_the_table_has_a_tiny_model():
     assert {"internvl" if name == "internvl3" else name for name in PROMPTS} == set(FAMILIES)

@@ -1,6 +1,8 @@
 import csv
 import io
 
+import pytest
+
 from halspan.reporting.paper_table import paper_table, to_csv, to_markdown
 
 METRICS = {
@@ -73,8 +75,32 @@ def test_names_from_data_are_neither_markdown_nor_html_nor_formulas():
     table = paper_table(metrics)
     assert to_markdown(table).splitlines()[0] == "| detector | =1+1\\<b\\>\\*\\|\\* | mean |"
     rows = list(csv.reader(io.StringIO(to_csv(table))))
-    assert rows[0][3] == "'=1+1<b>*|*\n"
+    assert rows[0][3] == r"'=1+1<b>*|*\n"
     assert rows[1][0] == "a,b"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", " =", "＝"])
+def test_no_name_begins_a_formula_and_every_number_stays_one(start):
+    by_generator = {f"{start}cmd|' /C calc'!A0": 0.5}
+    metrics = {
+        "all": {"n": {}, "sentence": {"auroc": {"macro": 0.5, "by_generator": by_generator}}},
+        "detector": {"name": f"{start}1", "family": f"{start}x"},
+    }
+    head, row = csv.reader(io.StringIO(to_csv(paper_table(metrics))))
+    for text in (head[3], row[0], row[2]):
+        assert text.startswith("'")
+        assert text.isprintable()
+    assert row[3:5] == ["50.0", "50.0"]
+
+
+def test_no_name_steers_the_terminal_that_shows_a_table():
+    metrics = {
+        "all": {"n": {}, "sentence": {"auroc": {"macro": 0.5, "by_generator": {"a\x1b[31m\u202e": 0.5}}}},
+        "detector": {"name": "b\x9b2J"},
+    }
+    table = paper_table(metrics)
+    for text in (to_csv(table), to_markdown(table)):
+        assert text.replace("\n", "").isprintable()
 
 
 def test_without_anything_judged_the_table_is_empty():

@@ -137,6 +137,7 @@ def test_a_script_in_a_text_does_not_run_and_is_shown(open_page, hostile):
     page = open_page(hostile)
     assert page.evaluate("typeof hacked") == "undefined"
     assert page.locator("script").count() == 2
+    page.select_option("[name=sort]", "file")
     assert page.locator(".card h3").first.text_content() == HOSTILE
     assert page.locator(".card .text").nth(1).text_content() == HOSTILE
 
@@ -153,6 +154,64 @@ def test_hostile_names_work_as_filters(open_page, hostile):
 def test_no_text_makes_the_page_wider_than_the_window(open_page, hostile, width):
     page = open_page(hostile, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    """A report of a detector beside its controls and baselines, with names as people give them."""
+    folder = tmp_path_factory.mktemp("controlled")
+    predictions = make_predictions(40)
+    row = {"sentence.auroc.macro": 0.6, "sentence.auroc.by_generator": {"plain": 0.6, "sd": 0.6}}
+    metrics = judged(
+        {"test_heldout": predictions},
+        detector={"name": "llama4_lora-seed=1", "family": "llama"},
+        blind=row | {"title": "images exchanged"},
+        baselines={"bow": row | {"title": "bag of words"}},
+    )
+    write_report(folder, title="R", metrics=metrics, parts={"test_heldout": predictions}, read_image=paint)
+    return folder / "report.html"
+
+
+LINES_OF_WORDS = """() => [...document.querySelectorAll("table tr > th:first-child")].flatMap((cell) => {
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  const broken = [];
+  for (let node; (node = walker.nextNode()); ) {
+    for (const word of node.textContent.matchAll(/[^\\s-]+-?/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (tops.size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+})"""
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_no_word_of_a_first_column_is_broken(open_page, controlled, width):
+    page = open_page(controlled, viewport={"width": width, "height": 800})
+    assert page.evaluate(LINES_OF_WORDS) == []
+
+
+@pytest.mark.parametrize(("width", "kind"), [(390, ".only-narrow"), (1280, ".only-wide")])
+def test_every_point_of_the_control_plot_is_in_sight(open_page, controlled, width, kind):
+    page = open_page(controlled, viewport={"width": width, "height": 800})
+    shown = page.locator("#figure-comparison svg.plot").locator("visible=true")
+    assert shown.count() == 1
+    box = page.locator(f"#figure-comparison {kind} svg.plot").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    assert "llama4_lora-seed=1" in shown.text_content()
+    scale = box["width"] / float(shown.get_attribute("width"))
+    assert scale > 0.9  # its text is as large as that of the page
+
+
+def test_first_columns_stay_when_a_table_is_scrolled(open_page, controlled):
+    page = open_page(controlled, viewport={"width": 320, "height": 800})
+    table = page.locator("table.paper")
+    table.evaluate("node => (node.parentElement.scrollLeft = 60)")
+    assert table.locator("tbody th").first.bounding_box()["x"] == pytest.approx(20, abs=1)  # the page's margin
 
 
 def test_text_that_is_written_from_right_to_left_stays_so(open_page, hostile):
@@ -204,6 +263,13 @@ def test_the_highest_score_of_a_caption_has_a_range(open_page, large):
     wait_for_count(page, "0")
 
 
+def test_the_most_wrong_captions_of_the_main_part_come_first(open_page, large):
+    page = open_page(large)
+    assert page.input_value("[name=sort]") == "wrong"
+    assert page.locator(".card h3").all_inner_texts()[:3] == ["caption-0000", "caption-0004", "caption-0008"]
+    assert page.locator(".sentence.missed").count() == 24
+
+
 def test_captions_can_be_ordered(open_page, large):
     page = open_page(large)
     page.select_option("[name=sort]", "highest")
@@ -211,8 +277,8 @@ def test_captions_can_be_ordered(open_page, large):
         float(re.search(r"[\d.]+", text)[0]) for text in page.locator(".sentence:first-child .score").all_inner_texts()
     ]
     assert scores == sorted(scores, reverse=True)
-    page.select_option("[name=sort]", "wrong")
-    assert "missed" in page.locator(".card").first.inner_text()
+    page.select_option("[name=sort]", "file")
+    assert page.locator(".card h3").all_inner_texts()[:2] == ["caption-0000", "caption-0001"]
 
 
 def test_the_address_keeps_a_view(open_page, large):
@@ -233,7 +299,7 @@ def test_an_address_with_nonsense_shows_everything(open_page, large):
 
 
 def test_keys_move_through_cards_pages_and_search(open_page, large):
-    page = open_page(large)
+    page = open_page(large, "#gallery&sort=file")
     page.keyboard.press("j")
     assert focused_card(page) == "caption-0000"
     page.keyboard.press("j")

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from halspan.reporting.sweeps import main_figures, summarize_sweep, sweep_table
+from halspan.reporting.sweeps import main_figures, summarize_sweep, sweep_tables
 from halspan.reporting.tables import metrics_table, trainable_table
 
 
@@ -44,11 +44,20 @@ METRICS = {
 def test_figures_stand_by_part_and_generator_beside_those_without_the_image():
     text = shown(metrics_table(METRICS), 100)
     rows = [line.split() for line in text.splitlines()]
-    assert ["test_heldout", "all", "1,200", "25%", "0.971", "0.900-0.990", "0.800", "-"] in rows
+    assert ["test_heldout", "1,200", "25%", "0.971", "0.900-0.990", "0.800", "-"] in rows
     assert ["narrator", "1,200", "25%", "0.971", "0.910-0.980", "0.800", "-"] in rows
     assert ["images", "exchanged", "0.510", "0.200"] in rows
     assert ["bag", "of", "words", "0.550", "0.500-0.600", "-"] in rows
     assert ["zero-shot,", "x", "(random", "weights)", "-", "-"] in rows
+
+
+def test_figures_without_texts_of_train_have_a_row_where_there_are_such_texts():
+    without = part(0.612, None, None) | {"n": {"captions": 7, "sentences": 8, "incorrect": 1, "unknown": 0}}
+    figures = METRICS["test_heldout"] | {"without_train_texts": without}
+    some, none = (figures["n"] | {"sentences_in_train": n} for n in (3, 0))
+    text = shown(metrics_table({"test_heldout": figures | {"n": some}, "reasons": {}}), 100)
+    assert "without texts of train 7 12% 0.612" in " ".join(text.split())
+    assert "texts of train" not in shown(metrics_table({"test_heldout": figures | {"n": none}, "reasons": {}}), 100)
 
 
 def test_the_trained_share_is_shown_for_each_component_and_for_all():
@@ -83,12 +92,11 @@ def test_one_run_has_no_deviation():
 
 
 def test_the_table_of_a_sweep_has_one_row_per_run_and_says_what_failed():
-    text = shown(
-        sweep_table(summarize_sweep([job("shapes-seed=1", 0.8), job("shapes-seed=2", None, "no images")])), 120
-    )
+    sweep = summarize_sweep([job("shapes-seed=1", 0.8), job("shapes-seed=2", None, "no images")])
+    text = "".join(shown(table, 120) for table in sweep_tables(sweep))
     rows = [line.split() for line in text.splitlines()]
     assert ["shapes-seed=1", "0.800"] in rows
-    assert ["no", "images"] in rows
+    assert ["shapes-seed=2", "failed:", "no", "images"] in rows
     assert ["mean", "0.800"] in rows
 
 

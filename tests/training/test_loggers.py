@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
@@ -44,6 +48,25 @@ def test_wandb_without_an_account_names_the_remedy(run, monkeypatch):
     online = WandbLoggerSpec(project="tests", entity=None, mode="online", tags=[])
     with pytest.raises(ConfigError, match=r"Set logger\.mode=offline"):
         build_logger(online, run, name="small", settings={})
+
+
+@pytest.mark.slow
+def test_wandb_warns_of_nothing_that_halspan_does_and_prints_names_as_text(tmp_path):
+    session = f"""
+from pathlib import Path
+from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.rundir import RunDirectory
+from halspan.training.spec import WandbLoggerSpec
+spec = WandbLoggerSpec(project="tests", entity=None, mode="offline", tags=[])
+logger = build_logger(spec, RunDirectory(Path({str(tmp_path)!r})), name="small", settings={{}})
+logger.log_metrics({{"train/loss": 1.0}}, step=1)
+finish_logger(logger, {{"auroc.gpt" + chr(27) + "[31m4": 0.9}})
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SILENT"}
+    command = [sys.executable, "-c", session]
+    error = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    assert "WARNING" not in error
+    assert r"auroc.gpt\x1b[31m4 0.9" in error
 
 
 def test_each_run_directory_has_its_own_wandb_run(run, tmp_path):

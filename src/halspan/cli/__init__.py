@@ -1,12 +1,12 @@
 """The `halspan` console command: one module for each of its subjects."""
 
 import logging
-import sys
 from collections.abc import Sequence
 
 import typer
 
 from halspan.cli import data, judge, score
+from halspan.console import report_error, show_logs
 from halspan.core.errors import ConfigError, HalspanError
 
 app = typer.Typer(
@@ -24,11 +24,11 @@ app.command()(score.score)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a person can act on becomes one line and exit status 1 (usage: 2)."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    show_logs(logging.WARNING, plain=True)
     try:
         app(args=arguments)
     except HalspanError as error:
-        sys.stderr.write(f"error: {error}\n")
+        report_error(error)
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
 
 

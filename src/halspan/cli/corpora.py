@@ -28,12 +28,26 @@ class OnProblem(StrEnum):
     skip = "skip"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How the corpus is written.")]
+class OnExtraKeys(StrEnum):
+    """What to do about keys that captions do not have."""
+
+    stop = "raise"
+    ignore = "ignore"
+
+
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", "-f", metavar="FORMAT", help=f"How the corpus is written: {', '.join(Format)}."),
+]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder that image paths start from, if not the corpus's own.")
 ]
 OnErrorOption = Annotated[
     OnProblem, typer.Option("--on-error", help="Malformed records: stop, or skip and count them.")
+]
+ExtraKeysOption = Annotated[
+    OnExtraKeys,
+    typer.Option("--extra-keys", help="Keys of JSON Lines that captions do not have: malformed, or left out."),
 ]
 MissingImageOption = Annotated[
     OnProblem, typer.Option("--missing-image", help="Missing or unreadable images: stop, or skip and count captions.")
@@ -47,9 +61,11 @@ def load_corpus(
     on_error: OnProblem,
     missing_image: OnProblem,
     *,
-    min_images: float,
+    min_images: float = 0,
+    check_images: bool = True,
+    extra_keys: OnExtraKeys = OnExtraKeys.stop,
 ) -> "Corpus":
-    """Read a corpus by the reader that its format needs.
+    """Read a corpus by the reader that its format needs; `check_images=False` looks at no image.
 
     Raises:
         ConfigError: there is neither a path nor a hub to read it from.
@@ -69,8 +85,11 @@ def load_corpus(
     if path is None:
         if format_ not in (Format.auto, Format.alignbench):
             raise ConfigError(f"PATH: missing; {format_.value} comes from no hub: give its file or folder")
-        return AlignBench(**options).load()
+        return AlignBench(**options).load(check_images=check_images)
     name = detect_format(path) if format_ is Format.auto else format_.value
-    readers = {"jsonl": JsonLines, "alignbench": AlignBench, "chocolate": Chocolate}
-    corpus: Corpus = readers[name](path=path, **options).load()
+    if name == "jsonl":
+        reader = JsonLines(path=path, extra_keys=extra_keys.value, **options)
+        return reader.load(check_images=check_images)
+    readers = {"alignbench": AlignBench, "chocolate": Chocolate}
+    corpus: Corpus = readers[name](path=path, **options).load(check_images=check_images)
     return corpus

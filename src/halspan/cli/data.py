@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from halspan.cli.console import new_table, open_console
 from halspan.cli.corpora import (
+    ExtraKeysOption,
     Format,
     FormatOption,
     ImagesOption,
     MissingImageOption,
     OnErrorOption,
+    OnExtraKeys,
     OnProblem,
     load_corpus,
 )
-from halspan.core.errors import ConfigError, DataError
+from halspan.console import new_table, open_console
+from halspan.core.errors import ConfigError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from rich.console import Console
-    from rich.table import Table
 
+    from halspan.console import WholeTable
     from halspan.data.corpus import Corpus
     from halspan.data.links import LinkingFormat
     from halspan.data.stats import Statistics
@@ -48,31 +50,46 @@ _Path = Annotated[
 
 
 @app.command()
-def check(path: _Path = None, format_: FormatOption = Format.auto, images: ImagesOption = None) -> None:
-    """Read every record and decode every image; exit status 1 if there is a problem.
+def check(
+    path: _Path = None,
+    format_: FormatOption = Format.auto,
+    images: ImagesOption = None,
+    extra_keys: ExtraKeysOption = OnExtraKeys.stop,
+    all_: Annotated[
+        Path | None, typer.Option("--all", metavar="FILE.csv", help="Write every error and warning there, one a row.")
+    ] = None,
+) -> None:
+    """Read every record and decode every image; warn of what is probably wrong with the annotation.
+
+    An error is what cannot be used; exit status 1 if there is one.
+    A warning is what can be used, but is probably a mistake:
+    a span off by one, a misspelt type, text that no sentence covers, ...
 
     Examples:
       halspan data check captions.jsonl
+      halspan data check captions.jsonl --all problems.csv
       halspan data check AlignBench/halcap_bench.jsonl --images coco/val2017
     """
-    from halspan.data.corpus import EXAMPLES
+    from halspan.cli.checks import find_errors, find_warnings, show_problems, write_problems
 
     logging.getLogger("halspan").setLevel(logging.ERROR)  # what the readers would say is listed below
-    corpus = load_corpus(path, format_, images, OnProblem.skip, OnProblem.skip, min_images=0)
-    problems = {reason: (count, corpus.notes["examples"][reason]) for reason, count in corpus.skipped.items()}
-    if damaged := _undecodable_images(corpus):
-        problems["images that cannot be decoded"] = len(damaged), damaged[:EXAMPLES]
-    if n_unmatched := corpus.notes.get("error_words", {}).get("unmatched"):
-        problems["error_words that do not occur"] = n_unmatched, corpus.notes["examples"]["error_words"]
+    corpus = load_corpus(
+        path, format_, images, OnProblem.skip, OnProblem.skip, check_images=False, extra_keys=extra_keys
+    )
+    errors, warnings = find_errors(corpus), find_warnings(corpus)
     console = open_console()
     _print_summary(console, corpus)
-    for reason, (count, examples) in problems.items():
-        console.print(f"problem: {reason}: {count}, such as")
-        for example in examples:
-            console.print(f"  {example}")
-    if problems:
+    is_cut = show_problems(console, "error", errors) | show_problems(console, "warning", warnings)
+    if all_ is not None:
+        write_problems(all_, errors=errors, warnings=warnings)
+        console.print(f"Written to {all_}.", soft_wrap=True)
+    elif is_cut:
+        console.print("All of them: --all problems.csv")
+    if errors:
         raise typer.Exit(1)
-    console.print("No problem found.")
+    console.print(
+        f"No error, {len(warnings)} warning{'s' if len(warnings) > 1 else ''}." if warnings else "No problem found."
+    )
 
 
 @app.command()
@@ -81,21 +98,22 @@ def stats(
     format_: FormatOption = Format.auto,
     images: ImagesOption = None,
     on_error: OnErrorOption = OnProblem.stop,
-    missing_image: MissingImageOption = OnProblem.skip,
+    extra_keys: ExtraKeysOption = OnExtraKeys.stop,
 ) -> None:
-    """Describe a corpus by generator: sizes, error rates, positions, types, agreement.
+    """Describe a corpus by generator: sizes, error rates, positions, types, agreement; images are not looked at.
 
     Examples:
       halspan data stats chocolate/
       halspan data stats captions.jsonl --on-error skip
     """
-    corpus = load_corpus(path, format_, images, on_error, missing_image, min_images=0)
+    corpus = load_corpus(path, format_, images, on_error, OnProblem.skip, check_images=False, extra_keys=extra_keys)
     from halspan.data.stats import statistics_by_generator
 
     console = open_console()
     _print_summary(console, corpus)
     by_generator = statistics_by_generator(corpus)
     for table in (_size_table(by_generator), _position_table(by_generator), _type_table(by_generator, corpus.taxonomy)):
+        console.print()
         console.print(table)
 
 
@@ -121,10 +139,11 @@ def download(
 ) -> None:
     """Fetch the images that a corpus only links to; started again, it goes on where it was stopped.
 
-    Takes `image_url` of AlignBench's columns and `image` of canonical JSON Lines.
-    Every image is decoded before it is kept; `downloaded/manifest.jsonl` says what became of each address.
-    An address without an answer in two runs is dead.
-    Exit status: 0 if all are there or dead, 1 if some were refused or gave no answer, 130 if interrupted.
+    Takes `image_url` of AlignBench's columns and `image` of canonical JSON
+    Lines. Every image is decoded before it is kept;
+    `downloaded/manifest.jsonl` says what became of each address. An address
+    without an answer in two runs is dead. Exit status: 0 if all are there or
+    dead, 1 if some were refused or gave no answer, 130 if interrupted.
 
     Examples:
       halspan data download AlignBench/
@@ -156,15 +175,16 @@ def convert(
         bool, typer.Option("--absolute", help="Write absolute image paths, not ones relative to the output's folder.")
     ] = False,
     on_error: OnErrorOption = OnProblem.stop,
+    extra_keys: ExtraKeysOption = OnExtraKeys.stop,
     missing_image: MissingImageOption = OnProblem.stop,
 ) -> None:
     """Write a corpus as canonical JSON Lines, whole or not at all; images stay where they are.
 
     Examples:
       halspan data convert chocolate/ chocolate.jsonl
-      halspan data convert AlignBench/ alignbench.jsonl --missing-image skip --absolute
+      halspan data convert AlignBench/ captions.jsonl --missing-image skip
     """
-    corpus = load_corpus(path, format_, images, on_error, missing_image, min_images=0)
+    corpus = load_corpus(path, format_, images, on_error, missing_image, extra_keys=extra_keys)
     from halspan.data.jsonl import write_jsonl
 
     relocated = corpus.relocated(None if absolute else output.parent)
@@ -192,21 +212,6 @@ def _linking_corpus(path: Path | None, format_: Format, to: Path | None) -> tupl
     return file, cast(LinkingFormat, name), file.parent if to is None else to.expanduser()
 
 
-def _undecodable_images(corpus: "Corpus") -> list[str]:
-    from rich.progress import track
-
-    from halspan.data.images import check_image
-
-    messages = []
-    paths = list(dict.fromkeys(corpus.image_path(caption) for caption in corpus.captions))
-    for path in track(paths, description="Decoding images", console=open_console(stderr=True)):
-        try:
-            check_image(path)
-        except DataError as error:
-            messages.append(str(error))
-    return messages
-
-
 def _print_summary(console: "Console", corpus: "Corpus") -> None:
     n_images = len({caption.image for caption in corpus.captions})
     n_sentences = sum(len(caption.sentences) for caption in corpus.captions)
@@ -216,12 +221,14 @@ def _print_summary(console: "Console", corpus: "Corpus") -> None:
         f"{n_spans} spans"
     )
     for name, counts in corpus.notes.items():
-        if name != "examples" and any(counts.values()):
+        if name not in ("problems", "examples") and any(counts.values()):
             listing = ", ".join(f"{key} ({count})" for key, count in counts.items())
             console.print(f"{name.replace('_', ' ')}: {listing}")
+    for name, example in corpus.notes.get("examples", {}).items():
+        console.print(f"first of {name}: {example}")
 
 
-def _size_table(by_generator: Mapping[str, "Statistics"]) -> "Table":
+def _size_table(by_generator: Mapping[str, "Statistics"]) -> "WholeTable":
     columns = ("captions", "images", "sentences", "a caption", "words", "correct %", "unknown", "spans", "no span")
     table = new_table("Sentences judged correct or incorrect", "generator", *columns, "agreement %", "kappa")
     for name, s in by_generator.items():
@@ -232,7 +239,7 @@ def _size_table(by_generator: Mapping[str, "Statistics"]) -> "Table":
     return table
 
 
-def _position_table(by_generator: Mapping[str, "Statistics"]) -> "Table":
+def _position_table(by_generator: Mapping[str, "Statistics"]) -> "WholeTable":
     n_positions = len(by_generator["all"].incorrect_by_position)
     positions = [str(position) for position in range(1, n_positions)] + [f"{n_positions} and later"]
     table = new_table("Incorrect sentences, % by position in the caption", "generator", *positions)
@@ -241,7 +248,7 @@ def _position_table(by_generator: Mapping[str, "Statistics"]) -> "Table":
     return table
 
 
-def _type_table(by_generator: Mapping[str, "Statistics"], taxonomy: Sequence[str]) -> "Table":
+def _type_table(by_generator: Mapping[str, "Statistics"], taxonomy: Sequence[str]) -> "WholeTable":
     table = new_table("Incorrect sentences by type", "generator", *taxonomy)
     for name, s in by_generator.items():
         table.add_row(name, *(str(s.types.get(type_, 0)) for type_ in taxonomy))

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from halspan.cli.console import open_console
+from halspan.console import open_console
 from halspan.data.addresses import DOWNLOADS
 from halspan.data.download import Downloader
 from halspan.data.links import LinkingFormat, Links, find_links

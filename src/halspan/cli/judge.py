@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halspan.cli.console import new_table, open_console
 from halspan.cli.corpora import Format, FormatOption, ImagesOption, OnProblem, load_corpus
+from halspan.console import new_table, open_console
 from halspan.core.errors import DataError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
-    from rich.table import Table
-
+    from halspan.console import WholeTable
     from halspan.core.captions import Prediction
     from halspan.metrics.bootstrap import Difference
 
@@ -40,7 +39,10 @@ def judge(
 ) -> None:
     """Judge predictions, of halspan or of anything else: metrics.json, report.html and a table.
 
-    Captions of the truth without a prediction are counted as unscored, predictions for other captions left out.
+    Captions of the truth without a prediction are counted as unscored,
+    predictions for other captions left out. Images are only shown in the
+    report, and tell which captions belong together; those that are missing
+    count by path.
 
     Examples:
       halspan judge scored.jsonl
@@ -50,12 +52,13 @@ def judge(
     from halspan.data.images import load_image
     from halspan.data.predictions import match_truth, read_predictions
     from halspan.inference.evaluation import judge_part
+    from halspan.reporting.origin import describe_run
     from halspan.reporting.report import write_report
     from halspan.reporting.tables import metrics_table
 
     judged: Sequence[Prediction] = read_predictions(predictions)
     if truth is not None:
-        corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, min_images=0).relocated(None)
+        corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, check_images=False).relocated(None)
         matched = match_truth(corpus.captions, judged)
         judged = matched.predictions
         _say_omitted(matched.missing, "captions without a prediction, judged as unscored")
@@ -63,6 +66,7 @@ def judge(
     figures, reasons = judge_part(judged, images=_image_keys(judged), threshold=threshold, seed=seed)
     metrics = {
         _PART: figures,
+        "run": describe_run(),
         "detector": {"name": predictions.stem},
         "reasons": {f"{_PART}.{path}": reason for path, reason in reasons.items()},
     }
@@ -90,8 +94,8 @@ def compare(
 ) -> None:
     """Compare two detectors on the same captions: paired differences with 95 % intervals, and how sure the sign is.
 
-    Images are drawn again with all their captions, the same ones for both. P(A better) is the share of draws in which A
-    has the better figure.
+    Images are drawn again with all their captions, the same ones for both.
+    P(A better) is the share of draws in which A has the better figure.
 
     Examples:
       halspan compare checkpoints/shapes-seed=1 checkpoints/shapes-seed=2
@@ -113,7 +117,7 @@ def compare(
     ours, others = zip(*pairs, strict=True)
     differences = bootstrap.compare(ours, others, images=_image_keys(ours), n_resamples=resamples, seed=seed)
     console = open_console()
-    console.print(f"A: {files[0]}\nB: {files[1]}\n{len(pairs):,} captions", soft_wrap=True)
+    console.print(f"A: {files[0]}", f"B: {files[1]}", f"{len(pairs):,} captions", sep="\n", soft_wrap=True)
     console.print(_difference_table(differences))
     if json_ is not None:
         write_json(
@@ -128,7 +132,7 @@ def compare(
         console.print(f"Written to {json_}.", soft_wrap=True)
 
 
-def _difference_table(differences: Mapping[str, "Difference"]) -> "Table":
+def _difference_table(differences: Mapping[str, "Difference"]) -> "WholeTable":
     table = new_table("A against B", "figure", "A", "B", "A - B", "95 % interval", "P(A better)")
     for path, d in differences.items():
         limits = "" if d.low is None or d.high is None else f"{d.low:+.3f} to {d.high:+.3f}"
@@ -141,14 +145,22 @@ def _figure(value: float | None, *, sign: str = "") -> str:
 
 
 def _image_keys(predictions: Sequence["Prediction"]) -> list[str]:
-    """Tell images apart by their content; where one cannot be read, all of them by their path, and say so."""
+    """Tell images apart by their content; those that cannot be read by their path, and say so."""
     from halspan.data.images import content_hash
 
-    try:
-        return [content_hash(Path(prediction.caption.image)) for prediction in predictions]
-    except DataError as error:
-        logger.warning("images are told apart by their path, not their content: %s", error)
-        return [prediction.caption.image for prediction in predictions]
+    keys: dict[str, str] = {}
+    problems: list[str] = []
+    for image in dict.fromkeys(prediction.caption.image for prediction in predictions):
+        try:
+            keys[image] = content_hash(Path(image))
+        except DataError as error:
+            keys[image] = f"path {image}"
+            problems.append(str(error))
+    if problems:
+        logger.warning(
+            "%d of %d images are told apart by their path, not their content: %s", len(problems), len(keys), problems[0]
+        )
+    return [keys[prediction.caption.image] for prediction in predictions]
 
 
 def _say_omitted(ids: Sequence[str], what: str) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halspan.cli.console import open_console
-from halspan.cli.corpora import OnProblem
-from halspan.core.errors import ConfigError, DataError
+from halspan.cli.corpora import ExtraKeysOption, OnExtraKeys, OnProblem
+from halspan.console import open_console, silence_other_bars
+from halspan.core.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from rich.progress import Progress
@@ -81,26 +81,34 @@ def score(
     batch_tokens: _BatchTokens = 16_384,
     device: _Device = None,
     dtype: _DtypeOption = None,
+    extra_keys: ExtraKeysOption = OnExtraKeys.stop,
     on_error: _OnError = OnProblem.skip,
 ) -> None:
-    """Score captions: P(incorrect) of each sentence, and the hallucinated words.
+    r"""Score captions: P(incorrect) of each sentence, and the hallucinated words.
 
-    A record needs `text` and an image: `image` (a path, absolute or from the input's folder) or, inside the record,
-    `image_base64`; in Parquet also `image_bytes`, or `image` as a struct of bytes and path. Labels are carried along.
-    Without `id`, `generator` and `direction` a caption gets its line's number, "unknown" and "image_to_text".
+    A record needs `text` and an image: `image` (a path, absolute or from the
+    input's folder) or, inside the record, `image_base64`; in Parquet also
+    `image_bytes`, or `image` as a struct of bytes and path. Without `id`,
+    `generator` and `direction` a caption gets its line's number, "unknown"
+    and "image_to_text". Labels, types, votes and spans are carried along;
+    those that cannot be used are left out and counted.
 
-    Image paths are rewritten to start from the output's folder; an image inside a record becomes sha256:HASH. Records
-    and images that cannot be used go to scored.rejected.jsonl beside scored.jsonl, with line and reason, and are
-    counted.
+    Image paths are rewritten to start from the output's folder; an image
+    inside a record becomes sha256:HASH. Records and images that cannot be
+    used go to scored.rejected.jsonl beside scored.jsonl, with line and
+    reason, and are counted.
 
-    Captions of one image that follow each other share its encoding. A run that was killed continues with --resume, and
-    ends with the bytes of one that was not. The outputs of all shards, one after the other, hold every record once;
-    each has its own in the order of the input.
+    Captions of one image that follow each other share its encoding. A run
+    that was killed continues with --resume, and ends with the bytes of one
+    that was not. The outputs of all shards, one after the other, hold every
+    record once; each has its own in the order of the input.
 
     Examples:
-      halspan score --detector exports/shapes --input captions.jsonl --output scored.jsonl
-      halspan score -d exports/shapes -i captions.parquet -o clean.parquet --max-p-incorrect 0.2 --resume
-      zcat captions.jsonl.gz | halspan score -d exports/shapes -i - -o part2.jsonl --images photos --shard 2/4
+      halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
+      halspan score -d exports/shapes -i captions.parquet -o clean.parquet \
+        --max-p-incorrect 0.2 --resume
+      zcat captions.jsonl.gz | halspan score -d exports/shapes -i - \
+        -o part2.jsonl --images photos --shard 2/4
     """
     from halspan.data.resumable import Paths
     from halspan.data.stream import Shard
@@ -115,6 +123,7 @@ def score(
         batch_tokens=batch_tokens,
         device=device,
         dtype=dtype,
+        extra_keys=extra_keys,
         on_error=on_error,
     )
     job.check(resume=resume, overwrite=overwrite)
@@ -142,13 +151,14 @@ class _Job:
     batch_tokens: int
     device: str | None
     dtype: Dtype | None
+    extra_keys: OnExtraKeys
     on_error: OnProblem
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse what cannot be meant, before anything is read or loaded."""
         output = self.paths.output
         if self.input_ != _STDIN:
-            _check_suffix("--input", Path(self.input_))
+            _check_kind(Path(self.input_))
             if Path(self.input_).resolve() == output.resolve():
                 raise ConfigError(f"--output: {output} is the input; give another file")
         _check_suffix("--output", output)
@@ -158,6 +168,7 @@ class _Job:
             raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
         if resume and self.input_ == _STDIN:
             raise ConfigError("--resume: standard input cannot be read again; write it to a file and give that")
+        _check_device(self.device)
         if resume or overwrite:
             return
         if self.paths.has_unfinished():
@@ -217,11 +228,12 @@ class _Job:
             "--batch-tokens": self.batch_tokens,
             "--device": self.device,
             "--dtype": None if self.dtype is None else self.dtype.value,
+            "--extra-keys": self.extra_keys.value,
         }
 
     def _score_rest(self, opened: "ResumableOutput", source: "Source") -> None:
         from halspan.data.stream import ItemReader
-        from halspan.inference.bulk import SCORED, score_blocks
+        from halspan.inference.bulk import LEFT_OUT, SCORED, score_blocks
 
         score_rows = self._load()
         counts = Counter(opened.mark.counts)
@@ -229,7 +241,11 @@ class _Job:
             blocks = score_blocks(
                 source.read(opened.mark.position, self.shard),
                 count(score_rows),
-                ItemReader(self._image_root, self.paths.output.parent),
+                ItemReader(
+                    self._image_root,
+                    self.paths.output.parent,
+                    ignore_extra_keys=self.extra_keys is OnExtraKeys.ignore,
+                ),
                 max_p_incorrect=self.max_p_incorrect,
                 has_scored=counts[SCORED] > 0,
             )
@@ -239,6 +255,8 @@ class _Job:
                     raise DataError(
                         f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
                     )
+                if block.left_out and not counts[LEFT_OUT]:
+                    _say(f"{source.name}:{block.left_out[0]} (left out: scoring does without it)")
                 counts.update(block.counts)
                 opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
                 settle(block.position.number)
@@ -248,6 +266,7 @@ class _Job:
 
         from halspan.inference.pretrained import Detector
 
+        silence_other_bars()
         _, revision = self._identity
         detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
         return partial(detector.score, batch_tokens=self.batch_tokens)
@@ -259,6 +278,26 @@ class _Job:
 
         import_pyarrow()  # that it is missing is better known now than at the end
         return write_parquet
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse an input that is named as neither JSON Lines nor Parquet; say what it is where that can be told."""
+    if path.suffix not in (*_LINES, _PARQUET) and path.is_file():
+        from halspan.data.file_kinds import refuse_other_kinds
+
+        refuse_other_kinds(path)
+    _check_suffix("--input", path)
+
+
+def _check_device(name: str | None) -> None:
+    if name is None:
+        return
+    from halspan.models.devices import find_device
+
+    try:
+        find_device(name)
+    except ModelError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def _check_suffix(option: str, path: Path) -> None:
@@ -321,6 +360,8 @@ def _summarize(paths: "Paths", counts: Mapping[str, int], max_p_incorrect: float
     why = f" ({paths.rejected.name} says why)" if n[bulk.REJECTED] else ""
     _say(f"{total:,} records: {n[bulk.SCORED]:,} scored, {n[bulk.REJECTED]:,} rejected{why}")
     _say(f"{n[bulk.SENTENCES]:,} sentences, {n[bulk.UNSCORED]:,} of them unscored")
+    if n[bulk.LEFT_OUT]:
+        _say(f"labels, types, votes, spans or keys that cannot be used left out of {n[bulk.LEFT_OUT]:,} records")
     if max_p_incorrect is not None:
         _say(
             f"{n[bulk.KEPT]:,} captions kept; dropped: {n[bulk.TOO_LIKELY]:,} with a sentence above "

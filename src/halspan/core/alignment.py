@@ -2,17 +2,21 @@
 
 Offsets are half-open character ranges `[start, end)` in the caption's text, one row for each token. They may include
 the space before a word, repeat (the bytes of one character split over several tokens), overlap, or be empty. What is
-aligned are the characters that are not whitespace, here called ink.
+aligned are the characters that are not whitespace, here called ink. `fit_offsets` makes of a tokenizer's offsets those
+that everything else works with.
 
 Axes: `token`, `character`, `span`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+
+from halspan.core.graphemes import cluster_edges
 
 # The last whitespace character of Unicode; every one after it is ink.
 _LAST_SPACE = 0x3000
@@ -30,6 +34,27 @@ class Ranged(Protocol):
     @property
     def end(self) -> int:
         """The character after the last one."""
+
+
+def fit_offsets(offsets: Int[ndarray, "token 2"], text: str, sentences: Sequence[Ranged]) -> Int[ndarray, "token 2"]:
+    """Fit a tokenizer's offsets to the text, so that tags of tokens can say everything that spans can.
+
+    A tokenizer that normalizes leaves characters out: one that composes gives `e` and a combining accent the offsets of
+    the `e`. Others cut between the two, or join the end of a sentence with the next one.
+
+    Args:
+        offsets: what the tokenizer gives, in order, for the whole text.
+        text: the caption's text.
+        sentences: its sentences, in order and disjoint.
+
+    Returns:
+        The same tokens. Each holds whole grapheme clusters, and ink of one sentence at most. Ink that the tokenizer
+        left out belongs to the token before it, or else behind it, if no whitespace and no sentence ends between them.
+    """
+    edges = _edges(text, sentences)
+    fitted = _round_to(edges, offsets, len(text))
+    fitted = _keep_to_sentence(fitted, sentences, text)
+    return _take_in_ink(fitted, sentences, text)
 
 
 def token_coverage(offsets: Int[ndarray, "token 2"], spans: Sequence[Ranged], text: str) -> Float[ndarray, "token"]:
@@ -100,12 +125,59 @@ def tokens_to_spans(
         return []
     zone = np.zeros(len(text), dtype=np.int64) if within is None else _zones(within, len(text))
     zone[~_cover(offsets[tags], len(text))] = -1
-    positions = np.flatnonzero(_ink(text))
-    zone = zone[positions]
-    is_first = np.diff(zone, prepend=-1) != 0
-    is_last = np.diff(zone, append=-1) != 0
-    starts, ends = positions[is_first & (zone >= 0)], positions[is_last & (zone >= 0)] + 1
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+    ink = np.flatnonzero(_ink(text))
+    return [(int(ink[first]), int(ink[last - 1]) + 1) for first, last in _runs(zone[ink])]
+
+
+def _edges(text: str, sentences: Sequence[Ranged]) -> Int[ndarray, "edge"]:
+    """Find where tokens may begin and end; a sentence that ends inside a cluster is taken at its word."""
+    of_sentences = np.array([edge for item in sentences for edge in (item.start, item.end)], dtype=np.int64)
+    return np.union1d(cluster_edges(text), of_sentences)
+
+
+def _round_to(
+    edges: Int[ndarray, "edge"], offsets: Int[ndarray, "token 2"], n_characters: int
+) -> Int[ndarray, "token 2"]:
+    """Widen tokens to whole clusters; of a cluster that is cut, a token that goes on behind it leaves the beginning."""
+    start, end = offsets.T
+    before = edges[np.searchsorted(edges, start, side="right") - 1]
+    behind = edges[np.searchsorted(edges, start, side="left")]
+    is_held = np.append(_cover(offsets, n_characters), False)[before]  # by another token, where this one begins later
+    fitted = np.stack(
+        [np.where((end > behind) & is_held, behind, before), edges[np.searchsorted(edges, end, side="left")]], axis=1
+    )
+    return np.where((start < end)[:, None], fitted, offsets)
+
+
+def _keep_to_sentence(
+    offsets: Int[ndarray, "token 2"], sentences: Sequence[Ranged], text: str
+) -> Int[ndarray, "token 2"]:
+    """Cut from tokens what lies in the sentence before or behind the one that they belong to."""
+    sentence = range_of_token(offsets, sentences, text)
+    ends = np.array([0, *(item.end for item in sentences[:-1]), 0])
+    starts = np.array([*(item.start for item in sentences[1:]), len(text), len(text)])
+    kept: ndarray = np.clip(offsets, ends[sentence, None], starts[sentence, None])  # -1, no sentence, finds the last
+    return kept
+
+
+def _take_in_ink(offsets: Int[ndarray, "token 2"], sentences: Sequence[Ranged], text: str) -> Int[ndarray, "token 2"]:
+    """Widen tokens over the ink next to them that no token holds, in their own sentence."""
+    ink, zone = _ink(text), _zones(sentences, len(text))
+    is_held = _cover(offsets, len(text)) & ink
+    starts, ends = np.where(offsets[:, :1] < offsets[:, 1:], offsets, -1).T  # an empty token stays empty
+    widened = offsets.copy()
+    for first, last in _runs(np.where(ink & ~is_held, zone + 1, -1)):
+        if first > 0 and is_held[first - 1] and zone[first - 1] == zone[first]:
+            widened[ends == first, 1] = last
+        elif last < len(text) and is_held[last] and zone[last] == zone[first]:
+            widened[starts == last, 0] = first
+    return widened
+
+
+def _runs(zone: Int[ndarray, "*any"]) -> list[tuple[int, int]]:
+    """Find the longest half-open ranges of places with one number, those with -1 left out."""
+    edges = np.flatnonzero(np.diff(zone, prepend=-1, append=-1))
+    return [(first, last) for first, last in pairwise(edges.tolist()) if zone[first] >= 0]
 
 
 def _ink(text: str) -> Bool[ndarray, "character"]:

@@ -16,6 +16,7 @@ from halspan.core.checks import (
     show,
 )
 from halspan.core.errors import DataError
+from halspan.core.record_keys import CAPTION_KEYS, PREDICTED_SPAN_KEYS, SENTENCE_KEYS, SPAN_KEYS, VOTES_KEYS
 from halspan.core.sentences import split_sentences
 
 Label = Literal["correct", "incorrect", "unknown"]
@@ -68,6 +69,13 @@ class Votes:
             if count < 0:
                 raise DataError(f"{name}: {count} is negative; votes are counts, 0 or more")
 
+    @property
+    def majority(self) -> Literal["correct", "incorrect"] | None:
+        """Label that has more votes, of correct and incorrect; None where neither has."""
+        if self.correct == self.incorrect:
+            return None
+        return "correct" if self.correct > self.incorrect else "incorrect"
+
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -96,6 +104,14 @@ class Sentence:
             check_choice("label", self.label, LABELS)
         for index, name in enumerate(self.types):
             check_text(f"types[{index}]", name)
+
+    @property
+    def outvoted_by(self) -> Literal["correct", "incorrect"] | None:
+        """Label of most votes where it contradicts the sentence's own; None where it does not."""
+        if self.votes is None or self.label not in ("correct", "incorrect"):
+            return None
+        majority = self.votes.majority
+        return None if majority == self.label else majority
 
     @property
     def target(self) -> float | None:
@@ -158,7 +174,7 @@ class Caption:
             DataError: the record is not a caption; the message names the field, the value and the remedy.
         """
         check_object("record", record)
-        check_keys("a caption", record, _CAPTION_KEYS, n_required=5)
+        check_keys("a caption", record, CAPTION_KEYS, n_required=5)
         if record.get("sentences") is None:
             check_text("text", record["text"])
             sentences = tuple(Sentence(start, end) for start, end in split_sentences(record["text"]))
@@ -171,7 +187,7 @@ class Caption:
             direction=record["direction"],
             text=record["text"],
             sentences=sentences,
-            spans=_read_list(record, "spans", _read_span),
+            spans=_read_list(record, "spans", read_span),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -295,37 +311,40 @@ class Prediction:
         return record
 
 
-_CAPTION_KEYS = ("id", "image", "generator", "direction", "text", "sentences", "spans", "predicted")
-_SENTENCE_KEYS = ("start", "end", "label", "types", "votes", "p_incorrect", "unscored")
-_SPAN_KEYS = ("start", "end", "type")
-_PREDICTED_SPAN_KEYS = ("start", "end", "type", "score")
-_VOTES_KEYS = ("correct", "incorrect", "unknown")
-
-
 def _read_sentence(record: Mapping[str, Any]) -> Sentence:
-    check_keys("a sentence", record, _SENTENCE_KEYS, n_required=2)
+    check_keys("a sentence", record, SENTENCE_KEYS, n_required=2)
     return Sentence(
         start=record["start"],
         end=record["end"],
         label=record.get("label"),
         types=tuple(_get_list(record, "types")),
-        votes=_read_votes(record.get("votes")),
+        votes=read_votes(record.get("votes")),
     )
 
 
-def _read_votes(record: Any) -> Votes | None:
+def read_votes(record: Any) -> Votes | None:
+    """Read the votes of a sentence from their JSON object; None stands for none.
+
+    Raises:
+        DataError: They are not votes; the message names the field.
+    """
     if record is None:
         return None
     check_object("votes", record)
     try:
-        check_keys("an object of votes", record, _VOTES_KEYS, n_required=2)
+        check_keys("an object of votes", record, VOTES_KEYS, n_required=2)
         return Votes(record["correct"], record["incorrect"], record.get("unknown", 0))
     except DataError as error:
         raise DataError(f"votes.{error}") from None
 
 
-def _read_span(record: Mapping[str, Any]) -> Span:
-    check_keys("a span", record, _SPAN_KEYS, n_required=2)
+def read_span(record: Mapping[str, Any]) -> Span:
+    """Read a span from its JSON object.
+
+    Raises:
+        DataError: It is not a span; the message names the field.
+    """
+    check_keys("a span", record, SPAN_KEYS, n_required=2)
     return Span(record["start"], record["end"], record.get("type"))
 
 
@@ -334,7 +353,7 @@ def _read_score(record: Mapping[str, Any]) -> SentenceScore:
 
 
 def _read_predicted_span(record: Mapping[str, Any]) -> PredictedSpan:
-    check_keys("a predicted span", record, _PREDICTED_SPAN_KEYS, n_required=4)
+    check_keys("a predicted span", record, PREDICTED_SPAN_KEYS, n_required=4)
     return PredictedSpan(record["start"], record["end"], record["type"], record["score"])
 
 

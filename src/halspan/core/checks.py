@@ -1,12 +1,14 @@
 """Checks of the values that records are made of; each raises a DataError that names field, value and remedy."""
 
+import difflib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from halspan.core.errors import DataError
 
+_CLOSE = 0.8  # share of characters that two names have in common, in order, where one is probably meant for the other
 _KINDS = {
     bool: "a boolean",
     int: "an integer",
@@ -21,7 +23,8 @@ _KINDS = {
 def check_keys(what: str, record: Mapping[str, Any], keys: tuple[str, ...], *, n_required: int) -> None:
     """Require that the first `n_required` keys are there, and none but `keys`."""
     if unknown := [key for key in record if key not in keys]:
-        raise DataError(f"{unknown[0]}: unknown key; the keys of {what} are {', '.join(keys)}")
+        hint = ask_if_meant(unknown[0], keys)
+        raise DataError(f"{unknown[0]}: unknown key; {hint}the keys of {what} are {', '.join(keys)}")
     if missing := [key for key in keys[:n_required] if key not in record]:
         raise DataError(f"{missing[0]}: missing; {what} needs {', '.join(keys[:n_required])}")
 
@@ -56,7 +59,8 @@ def check_int(field: str, value: Any) -> None:
 def check_choice(field: str, value: Any, options: tuple[str, ...]) -> None:
     """Require one of the options."""
     if value not in options:
-        raise DataError(f"{field}: {show(value)} is not possible; one of {', '.join(options)}")
+        hint = ask_if_meant(value, options)
+        raise DataError(f"{field}: {show(value)} is not possible; {hint}one of {', '.join(options)}")
 
 
 def check_probability(field: str, value: Any) -> None:
@@ -77,6 +81,23 @@ def check_range(start: Any, end: Any) -> None:
         raise DataError(f"start: {start} lies after end {end}; swap the two")
     if start == end:
         raise DataError(f"end: {end} equals start, which leaves no character; ends are exclusive: add 1, or drop it")
+
+
+def find_meant(value: Any, options: Iterable[str]) -> str | None:
+    """Find the option that was probably meant by a value that is none of them; None if there is none.
+
+    >>> find_meant("Incorrect ", ("correct", "incorrect"))
+    'incorrect'
+    """
+    by_key = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(str(value).strip().casefold(), by_key, n=1, cutoff=_CLOSE)
+    return by_key[close[0]] if close else None
+
+
+def ask_if_meant(value: Any, options: Iterable[str]) -> str:
+    """Return "did you mean ...? " for the option that was probably meant; nothing if there is none."""
+    meant = find_meant(value, options)
+    return "" if meant is None else f"did you mean {meant}? "
 
 
 def show(value: Any) -> str:

@@ -3,7 +3,6 @@
 Axes: `token`, `type`.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -14,8 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from halspan.core.alignment import Ranged, tokens_to_spans
 from halspan.core.captions import PredictedSpan
-
-_WORD = re.compile(r"\w+(?:[-'’]\w+)*")
+from halspan.core.graphemes import find_words
 
 _Range = tuple[int, int]
 
@@ -29,8 +27,8 @@ class DecodingParameters:
         merge_gap: spans of one sentence with at most this many characters between them become one; at 0, only those
             that touch.
         min_characters: shorter spans are dropped, after joining.
-        snap_to_word: a span that covers a part of a word is widened to the whole word. A word is letters and digits,
-            with hyphens and apostrophes inside.
+        snap_to_word: a span that covers a part of a word is widened to the whole word. A word is letters with their
+            marks and digits, with hyphens and apostrophes inside; scripts without spaces between words have none.
     """
 
     threshold: Annotated[float, Field(gt=0, le=1)]
@@ -92,7 +90,7 @@ def _decode_ranges(
 
 def _snap(ranges: list[_Range], text: str, sentence: Ranged) -> list[_Range]:
     """Widen each range to the words that it covers in part."""
-    words = [match.span() for match in _WORD.finditer(text, sentence.start, sentence.end)] if ranges else []
+    words = list(find_words(text, sentence.start, sentence.end)) if ranges else []
     widened = []
     for start, end in ranges:
         touched = [word for word in words if word[0] < end and start < word[1]]

@@ -24,7 +24,8 @@ class CaptionTargets:
     Attributes:
         token: 1 where at least half of the token's ink is hallucinated, else 0.
         token_mask: where `token` is known: the tokens of correct sentences, and of incorrect ones that spans localise.
-        token_type: index into the taxonomy; NO_TYPE where nothing is hallucinated or nobody named the type.
+        token_type: index into the taxonomy, of overlapping spans that of a typed one, then of the one that holds most
+            of the token, then of the shortest; NO_TYPE where nothing is hallucinated or no type is known.
         token_sentence: the sentence that a token belongs to, -1 for none.
         sentence: probability that the sentence is incorrect, 0 to 1; 0 where `sentence_mask` is false.
         sentence_mask: where `sentence` is known, and the sentence has tokens.
@@ -103,13 +104,18 @@ def _mark(sentences: Int[ndarray, "token"], n_sentences: int) -> Bool[ndarray, "
 
 
 def _span_types(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: Sequence[str]) -> Int[ndarray, "token"]:
-    """Index the type of the span that each token belongs to; NO_TYPE for no span or a span without a type."""
-    types = [
-        NO_TYPE if span.type is None else _type_index(f"spans[{index}].type", span.type, caption, taxonomy)
+    """Index the type of each token: of the typed spans that touch it, the one with most of it, then the shortest.
+
+    NO_TYPE where none touches it: a span without a type says nothing, and hides no type that another span gives.
+    """
+    typed = [
+        (span, _type_index(f"spans[{index}].type", span.type, caption, taxonomy))
         for index, span in enumerate(caption.spans)
+        if span.type is not None
     ]
-    type_of_span = np.array([*types, NO_TYPE])  # -1, no span, finds the last one
-    return np.take(type_of_span, range_of_token(offsets, caption.spans, caption.text))
+    typed.sort(key=lambda pair: pair[0].end - pair[0].start)  # of equals, range_of_token finds the first
+    type_of_span = np.array([*(type_ for _, type_ in typed), NO_TYPE])  # -1, no span, finds the last one
+    return np.take(type_of_span, range_of_token(offsets, [span for span, _ in typed], caption.text))
 
 
 def _sentence_types(caption: Caption, taxonomy: Sequence[str]) -> Float32[ndarray, "sentence type"]:

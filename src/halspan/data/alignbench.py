@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -15,7 +16,7 @@ from halspan.core.errors import DataError
 from halspan.data.alignbench_images import ImageFinder
 from halspan.data.alignbench_rows import ImageReference, Row, read_row, read_source
 from halspan.data.corpus import (
-    EXAMPLES,
+    MOST_NAMED,
     Corpus,
     OnProblem,
     Share,
@@ -23,10 +24,11 @@ from halspan.data.corpus import (
     find_corpus_file,
     find_image_root,
     join_sentences,
+    keep_inside,
     keep_with_images,
 )
 from halspan.data.error_words import Match, match_words
-from halspan.data.jsonl import read_objects
+from halspan.data.jsonl import line_of, read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class AlignBench:
             captions concerned and counts them.
         missing_image: the same for captions whose image is missing or unreadable; "skip", since links die.
         min_images: least share of usable images, 0 to 1; below it the corpus is refused.
+        images_inside: whether image paths may not lead out of the images' folder, by `..`, links or absolute paths.
     """
 
     path: Path | None = None
@@ -58,36 +61,46 @@ class AlignBench:
     on_error: OnProblem = "raise"
     missing_image: OnProblem = "skip"
     min_images: Share = 0.9
+    images_inside: bool = False
 
-    def load(self) -> Corpus:
+    def load(self, *, check_images: bool = True) -> Corpus:
         """Read the corpus: the rows of one model and image, in the order of `sentence_index`, are one caption.
 
         Error words become spans where they occur in their sentence; where they do not, the sentence stays incorrect
-        without a span. `notes` counts them, with the forms in which words and types came.
+        without a span. Votes count only where both `n_correct` and `n_incorrect` are known. `notes` counts words and
+        votes, with the forms in which words and types came.
+
+        Args:
+            check_images: Whether captions without a usable image are refused or left out; False looks at no image.
 
         Raises:
             DataError: the corpus cannot be found or used; the message names file, line, value and remedy.
         """
         file, source = self._find()
-        skips, findings = Skips(self.on_error), Findings()
+        skips, findings = Skips(self.on_error, most=MOST_NAMED), Findings()
         groups = _read_groups(file, skips, findings)
-        locate = ImageFinder(file.parent, find_image_root(self.images, file.parent), (group.image for group in groups))
+        folders = file.parent, find_image_root(self.images, file.parent)
+        locate = ImageFinder(*folders, (group.image for group in groups))
+        assembled = _assemble(groups, locate, skips, findings)
         captions = keep_with_images(
-            _assemble(groups, locate, skips, findings),
+            keep_inside(assembled, file.parent, folders, images_inside=self.images_inside, skips=skips),
             file.parent,
             missing_image=self.missing_image,
             min_images=self.min_images,
             skips=skips,
+            check_images=check_images,
         )
-        skips.log()
+        skips.finish()
         findings.check(self.on_error)
         return Corpus(
             name="alignbench",
             captions=captions,
             image_root=file.parent,
+            image_folders=folders,
             skipped=dict(skips.counts),
             source=source,
-            notes=findings.notes() | {"examples": skips.examples | {"error_words": findings.unmatched[:EXAMPLES]}},
+            lines={group.id: line_of(next(iter(group.rows.values()))[0]) for group in groups if group.rows},
+            notes=findings.notes() | {"problems": skips.problems | findings.problems()},
         )
 
     def _find(self) -> tuple[Path, dict[str, str]]:
@@ -135,7 +148,10 @@ class Findings:
         self.words: Counter[str] = Counter(matched=0, ambiguous=0, unmatched=0)
         self.how: Counter[str] = Counter()
         self.sentences: Counter[str] = Counter()
+        self.votes: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self.unmatched: list[str] = []
+        self.incomplete_votes: list[str] = []
 
     def add_match(self, match: Match, where: str, sentence: str) -> None:
         """Count how words were found; remember those that were not."""
@@ -146,12 +162,29 @@ class Findings:
         self.words["ambiguous" if match.ambiguous else "matched"] += 1
         self.how[f"{match.how}, one of a delimited list" if match.split else f"{match.how}"] += 1
 
+    def add_votes(self, row: Row, sentence: Sentence, where: str) -> None:
+        """Count votes that cannot be used, and those that contradict the label."""
+        if row.incomplete_votes is not None:
+            self.votes["incomplete, left out"] += 1
+            self.incomplete_votes.append(
+                f"{where}: {row.incomplete_votes}: missing, so these votes are left out; write 0 for none"
+            )
+        if (winner := sentence.outvoted_by) and (votes := sentence.votes):
+            self.votes["against the label"] += 1
+            self.examples.setdefault(
+                "votes against the label",
+                f"{where}: n_{winner}: {max(votes.correct, votes.incorrect)} of {votes.correct + votes.incorrect} "
+                f"votes, but the sentence is labelled {sentence.label}; training takes the votes, judging the label",
+            )
+
     def check(self, on_error: OnProblem) -> None:
-        """Say which words do not occur in their sentence.
+        """Say which votes were left out, and which words do not occur in their sentence.
 
         Raises:
-            DataError: most of them, and problems are to be raised.
+            DataError: most of the words do not, and problems are to be raised.
         """
+        if self.incomplete_votes:
+            logger.warning("incomplete votes: %d, first: %s", len(self.incomplete_votes), self.incomplete_votes[0])
         if not self.unmatched:
             return
         n_words = sum(self.words.values())
@@ -162,24 +195,38 @@ class Findings:
             )
         logger.warning("%s: their sentences stay incorrect without a span", summary)
 
-    def notes(self) -> dict[str, Mapping[str, int]]:
-        """The counts, ready for JSON."""
+    def problems(self) -> dict[str, list[str]]:
+        """What was left out of rows, a message each, by reason."""
+        return {"error_words": self.unmatched, "incomplete votes": self.incomplete_votes}
+
+    def notes(self) -> dict[str, Mapping[str, Any]]:
+        """The counts, and examples of what contradicts itself, ready for JSON."""
         return {
             "error_words": dict(self.words),
             "error_words_found": dict(self.how),
             "sentences": dict(self.sentences),
+            "votes": dict(self.votes),
+            "examples": dict(self.examples),
             "forms": dict(self.forms),
         }
 
 
 @plain_dataclass(slots=True)
 class _Group:
-    """The rows of one model and image, by their sentence_index, each with its place in the file."""
+    """The rows of one model and image, by their sentence_index, each with its place in the file.
+
+    `fault` says what makes the caption unusable where a row was left out.
+    """
 
     model: str
     image: ImageReference
     rows: dict[int, tuple[str, Row]] = field(default_factory=dict)
-    malformed: bool = False
+    fault: Literal["malformed records", "repeated rows"] | None = None
+
+    @property
+    def id(self) -> str:
+        """Id of the caption that the rows are."""
+        return f"{self.model}/{self.image.key}"
 
 
 def _read_groups(file: Path, skips: Skips, findings: Findings) -> list[_Group]:
@@ -193,11 +240,12 @@ def _read_groups(file: Path, skips: Skips, findings: Findings) -> list[_Group]:
         except DataError as error:
             skips.add("malformed records", f"{where}: {error}")
             if group is not None:
-                group.malformed = True
+                group.fault = "malformed records"
             continue
         findings.forms.update(f"{column}: {form}" for column, form in forms.items())
         if row.index in group.rows:
             skips.add("repeated rows", _repeated(where, row, group))
+            group.fault = group.fault or "repeated rows"
             continue
         group.rows[row.index] = where, row
     return list(groups.values())
@@ -212,8 +260,8 @@ def _repeated(where: str, row: Row, group: _Group) -> str:
 
 def _assemble(groups: list[_Group], finder: ImageFinder, skips: Skips, findings: Findings) -> Iterator[Caption]:
     for group in groups:
-        if group.malformed:
-            skips.count("captions with malformed records", f"{group.model}'s caption of {group.image.key!r}")
+        if group.fault is not None:
+            skips.count(f"captions with {group.fault}", f"{group.model}'s caption of {group.image.key!r}")
             continue
         missing = next(index for index in range(len(group.rows) + 1) if index not in group.rows)
         if missing < len(group.rows):
@@ -233,10 +281,12 @@ def _caption(group: _Group, image: str, findings: Findings) -> Caption:
     sentences, spans = [], []
     for (where, row), (start, end) in zip(places, ranges, strict=True):
         types = tuple(dict.fromkeys(row.types)) if row.label == "incorrect" else ()
-        sentences.append(Sentence(start, end, label=row.label, types=types, votes=row.votes))
+        sentence = Sentence(start, end, label=row.label, types=types, votes=row.votes)
+        findings.add_votes(row, sentence, where)
+        sentences.append(sentence)
         spans += _spans(row, where, start, findings)
     return Caption(
-        id=f"{group.model}/{group.image.key}",
+        id=group.id,
         image=image,
         generator=group.model,
         direction=_direction(group.model),

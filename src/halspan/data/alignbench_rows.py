@@ -13,6 +13,7 @@ from halspan.data.error_words import DELIMITERS, is_null, parse_words
 
 REQUIRED = ("model", "sentence_index", "caption", "annotation")
 IMAGE_COLUMNS = ("image_path_in_repo", "image_url", "image_name")
+VOTE_COLUMNS = ("n_correct", "n_incorrect", "n_unknown")
 _NO_TYPE = frozenset({"none", "null", "nan", "n/a"})
 _TYPE_BY_KEY = {name.casefold(): name for name in HALLUCINATION_TYPES}
 _ANY_DELIMITER = re.compile("[" + "".join(map(re.escape, DELIMITERS)) + "]")
@@ -48,7 +49,8 @@ class Row:
         label: correct, incorrect or unknown.
         types: hallucination types as listed, repetitions included.
         words: hallucinated words as listed.
-        votes: the annotators' votes, None where there are none.
+        votes: the annotators' votes, None where there are none or not all are known.
+        incomplete_votes: the vote column without a value beside others that have one; None where there is none.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Row:
     types: tuple[str, ...]
     words: tuple[str, ...]
     votes: Votes | None
+    incomplete_votes: str | None
 
 
 def read_source(record: Mapping[str, Any]) -> tuple[str, ImageReference]:
@@ -95,13 +98,16 @@ def read_row(record: Mapping[str, Any]) -> tuple[Row, dict[str, str]]:
     check_choice("annotation", label, LABELS)
     types, type_form = _types(record.get("error_type"))
     words, word_form = _named("error_words", record.get("error_words"))
-    row = Row(_index(record), text.strip(), cast(Label, label), types, words, _votes(record))
+    row = Row(_index(record), text.strip(), cast(Label, label), types, words, *_votes(record))
     return row, {"annotation": annotation, "error_type": type_form, "error_words": word_form}
 
 
 def _column(record: Mapping[str, Any], name: str) -> Any:
     if name not in record:
-        raise DataError(f"{name}: missing; an AlignBench row needs {', '.join(REQUIRED)} and one of {IMAGE_COLUMNS}")
+        if {"text", "generator"} <= record.keys():
+            raise DataError("is a caption, not a row in AlignBench's columns; read it with data=jsonl")
+        columns = ", ".join(IMAGE_COLUMNS)
+        raise DataError(f"{name}: missing; an AlignBench row needs {', '.join(REQUIRED)} and one of {columns}")
     return record[name]
 
 
@@ -142,9 +148,14 @@ def _index(record: Mapping[str, Any]) -> int:
     return index
 
 
-def _votes(record: Mapping[str, Any]) -> Votes | None:
-    counts = [_count(name, record.get(name)) or 0 for name in ("n_correct", "n_incorrect", "n_unknown")]
-    return Votes(*counts) if any(counts) else None
+def _votes(record: Mapping[str, Any]) -> tuple[Votes | None, str | None]:
+    """The votes, where those for correct and incorrect are known; and the column that they lack to be."""
+    correct, incorrect, unknown = (_count(name, record.get(name)) for name in VOTE_COLUMNS)
+    if correct is None or incorrect is None:
+        is_started = (correct, incorrect, unknown) != (None, None, None)
+        return None, VOTE_COLUMNS[0 if correct is None else 1] if is_started else None
+    votes = Votes(correct, incorrect, unknown or 0)
+    return (votes if any((correct, incorrect, unknown)) else None), None
 
 
 def _count(name: str, value: Any) -> int | None:

@@ -1,11 +1,17 @@
-"""The blind control: captions with each other's images, so that a detector that looks at them must fail."""
+"""The blind controls: captions with other images or grey ones, so that a detector that looks at them must fail."""
 
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
 
 from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
+from halspan.data.images import load_image
+
+_GREY = (128, 128, 128)
 
 
 def exchange_images(
@@ -45,6 +51,12 @@ def exchange_images(
         if caption.direction not in reasons
     )
     return exchanged, reasons
+
+
+def read_image(path: Path, *, blank: bool) -> Image.Image:
+    """Read an image, or return a grey one of its size."""
+    image = load_image(path)
+    return Image.new("RGB", image.size, _GREY) if blank else image
 
 
 def _random_cycle(items: list[str], seed: int) -> dict[str, str]:

@@ -15,7 +15,9 @@ from pydantic.dataclasses import dataclass
 from halspan.core.captions import Caption, Sentence
 from halspan.core.checks import check_choice, check_object, check_text, kind, show
 from halspan.core.errors import DataError
+from halspan.core.files import open_regular
 from halspan.data.corpus import (
+    MOST_NAMED,
     Corpus,
     OnProblem,
     Share,
@@ -23,6 +25,7 @@ from halspan.data.corpus import (
     find_corpus_file,
     find_image_root,
     join_sentences,
+    keep_inside,
     keep_with_images,
 )
 from halspan.data.jsonl import parse_json
@@ -44,6 +47,7 @@ class Chocolate:
         on_error: "raise" stops at the first malformed record, "skip" leaves them out and counts them.
         missing_image: the same for captions whose image is missing or unreadable.
         min_images: least share of usable images, 0 to 1; below it the corpus is refused.
+        images_inside: whether image paths may not lead out of the images' folder, by `..`, links or absolute paths.
     """
 
     path: Path
@@ -51,27 +55,34 @@ class Chocolate:
     on_error: OnProblem = "raise"
     missing_image: OnProblem = "raise"
     min_images: Share = 0.9
+    images_inside: bool = False
 
-    def load(self) -> Corpus:
+    def load(self, *, check_images: bool = True) -> Corpus:
         """Read the corpus.
 
         The release repeats some records whole: `notes` counts them, and the second one is left out. An id that stands
         for different captions becomes `id#2`.
+
+        Args:
+            check_images: Whether captions without a usable image are refused or left out; False looks at no image.
 
         Raises:
             DataError: the corpus cannot be found or used; the message names record, value and remedy.
         """
         file = find_corpus_file(self.path, ("chocolate.json", "*.json"))
         root = find_image_root(self.images, file.parent / "images")
-        skips, notes = Skips(self.on_error), Counter[str]()
+        skips, notes = Skips(self.on_error, most=MOST_NAMED), Counter[str]()
         captions = keep_with_images(
-            _read_captions(file, skips, notes),
+            keep_inside(
+                _read_captions(file, skips, notes), root, (root,), images_inside=self.images_inside, skips=skips
+            ),
             root,
             missing_image=self.missing_image,
             min_images=self.min_images,
             skips=skips,
+            check_images=check_images,
         )
-        skips.log()
+        skips.finish()
         return Corpus(
             name="chocolate",
             captions=captions,
@@ -79,7 +90,7 @@ class Chocolate:
             taxonomy=TYPES,
             skipped=dict(skips.counts),
             source={"reader": "chocolate", "path": str(file)},
-            notes={"records": dict(notes), "examples": skips.examples},
+            notes={"records": dict(notes), "problems": skips.problems},
         )
 
 
@@ -105,7 +116,8 @@ def _read_captions(file: Path, skips: Skips, notes: Counter[str]) -> list[Captio
 
 def _read_list(file: Path) -> list[Any]:
     try:
-        records = parse_json(file.read_bytes())
+        with open_regular(file) as stream:
+            records = parse_json(stream.read())
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except DataError as error:

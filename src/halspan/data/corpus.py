@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,27 +14,30 @@ from pydantic import Field
 from halspan.core.captions import Caption
 from halspan.core.errors import DataError
 from halspan.core.taxonomy import HALLUCINATION_TYPES
-from halspan.data.images import check_image_file, content_hash
+from halspan.data.images import content_hash, describe_problem
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMED = 20  # problems of captions that one error names
 OnProblem = Literal["raise", "skip"]
 Share = Annotated[float, Field(ge=0, le=1)]
-EXAMPLES = 5  # problems of each kind that are remembered in full
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Captions of one source, all of whose images are there.
+    """Captions of one source; all of their images are there, unless the reader was told not to look at them.
 
     Attributes:
         name: short name, for tables.
         captions: ids are unique.
         image_root: folder that relative image paths start from.
+        image_folders: folders that all images are expected in; only `image_root` if empty.
         taxonomy: hallucination types the annotations may use, in the order of a detector's type scores.
         skipped: what a reader left out: count by reason.
         source: where the corpus came from: reader, path, commit, ...
-        notes: what a reader found worth knowing, ready for JSON: forms met, how error words matched, examples, ...
+        lines: line of the file in which each caption stands or begins, by id; those that are known.
+        notes: what a reader found worth knowing, ready for JSON: forms met, how error words matched; under
+            `problems`, what was left out, a message each, by reason; under `examples`, the first of what it counted.
 
     Raises:
         DataError: there is no caption, an id occurs twice, or a type is not in the taxonomy.
@@ -42,21 +46,24 @@ class Corpus:
     name: str
     captions: tuple[Caption, ...]
     image_root: Path
+    image_folders: tuple[Path, ...] = ()
     taxonomy: tuple[str, ...] = HALLUCINATION_TYPES
     skipped: Mapping[str, int] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.captions:
-            first = next(
-                (f"; first: {problems[0]}" for problems in self.notes.get("examples", {}).values() if problems), ""
-            )
             left_out = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items()) or "nothing"
-            raise DataError(
-                f"corpus {self.name}: no caption can be used (left out: {left_out}{first}); repair the records or give "
+            examples = [
+                problem for problems in self.notes.get("problems", {}).values() for problem in _once_each(problems)[:5]
+            ]
+            summary = (
+                f"corpus {self.name}: no caption can be used (left out: {left_out}); repair the records or give "
                 "another data.path"
             )
+            raise DataError("\n".join([summary, *examples]))
         ids = Counter(caption.id for caption in self.captions)
         if repeated := [id_ for id_, count in ids.items() if count > 1]:
             raise DataError(f"corpus {self.name}: id {repeated[0]!r} occurs {ids[repeated[0]]} times; make ids unique")
@@ -91,42 +98,79 @@ class Corpus:
 
 
 class Skips:
-    """What a reader cannot use: raised at the first occurrence, or counted by reason with the first few examples.
+    """What a reader cannot use: refused together, or counted by reason and listed.
 
     Args:
         on_error: "raise" or "skip".
+        most: Number of problems that are collected before they are raised.
     """
 
-    def __init__(self, on_error: OnProblem) -> None:
+    def __init__(self, on_error: OnProblem, *, most: int = 1) -> None:
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self.problems: dict[str, list[str]] = {}
+        self._most = most
+        self._refused: list[tuple[str, str]] = []
 
     def add(self, reason: str, problem: str) -> None:
-        """Raise the problem or count it.
+        """Refuse the problem or count it.
 
         Args:
             reason: what is left out and why, in the plural: "malformed records".
             problem: where, the value seen, why it cannot be and what to do.
 
         Raises:
-            DataError: the problem, if problems are to be raised.
+            DataError: the problems so far, if problems are to be raised and there are enough of them.
         """
         if self.on_error == "raise":
-            raise DataError(f"{problem} (data.on_error=skip leaves out and counts {reason})")
-        self.count(reason, problem)
+            self.refuse(problem, f"data.on_error=skip or --on-error skip leaves out and counts {reason}")
+        else:
+            self.count(reason, problem)
+
+    def refuse(self, problem: str, remedy: str) -> None:
+        """Collect a problem that stops a reader, now or once it has read everything.
+
+        Raises:
+            DataError: the problems so far, if there are enough of them.
+        """
+        self._refused.append((problem, remedy))
+        if len(self._refused) >= self._most:
+            self._raise()
 
     def count(self, reason: str, problem: str) -> None:
         """Count a problem that never stops a reader."""
         self.counts[reason] += 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(problem)
+        self.problems.setdefault(reason, []).append(problem)
 
-    def log(self) -> None:
-        """Say what was left out, with one example each."""
+    def finish(self) -> None:
+        """Raise what was refused, or say what was left out, with one example each.
+
+        Raises:
+            DataError: the problems that were refused.
+        """
+        if self._refused:
+            self._raise()
         for reason, count in self.counts.items():
-            logger.warning("left out: %s: %d, first: %s", reason, count, self.examples[reason][0])
+            logger.warning("left out: %s: %d, first: %s", reason, count, self.problems[reason][0])
+
+    def _raise(self) -> None:
+        problems, remedies = zip(*self._refused, strict=True)
+        if len(problems) == 1:
+            raise DataError(f"{problems[0]} ({remedies[0]})")
+        count = f"the first {self._most}" if len(problems) == self._most else str(len(problems))
+        summary = f"{count} problems of the captions (halspan data check lists all, and what is probably wrong besides)"
+        notes = [f"({remedy})" for remedy in dict.fromkeys(remedies)]
+        raise DataError("\n".join([summary, *_once_each(problems), *notes]))
+
+
+def _once_each(problems: Sequence[str]) -> list[str]:
+    """Put problems together that say the same of several lines of a file."""
+    groups: dict[str, list[str]] = {}
+    for problem in problems:
+        groups.setdefault(re.sub(r"^.*?:\d+: ", "", problem), []).append(problem)
+    return [
+        found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} more like it)" for found in groups.values()
+    ]
 
 
 def find_corpus_file(path: Path, patterns: tuple[str, ...]) -> Path:
@@ -136,9 +180,12 @@ def find_corpus_file(path: Path, patterns: tuple[str, ...]) -> Path:
         DataError: there is no such path, or the folder holds no such file or several.
     """
     path = path.expanduser()
-    if path.is_file():
+    # os.path answers where Path raises: a name that is too long, a zero byte
+    if os.path.isfile(path):  # noqa: PTH113
         return path
-    if not path.is_dir():
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
+        raise DataError(f"data.path: {str(path)!r} is not a file; write its captions to a file, or give a folder")
+    if not os.path.isdir(path):  # noqa: PTH112
         raise DataError(f"data.path: {str(path)!r} does not exist; give a corpus's file or its folder")
     found: list[Path] = next((files for pattern in patterns if (files := sorted(path.glob(pattern)))), [])
     if len(found) == 1:
@@ -162,7 +209,7 @@ def find_image_root(images: Path | None, default: Path) -> Path:
     if images is None:
         return default
     images = images.expanduser()
-    if not images.is_dir():
+    if not os.path.isdir(images):  # noqa: PTH112 -- answers where the name is too long
         raise DataError(f"data.images: {str(images)!r} is not a folder; give the one that holds the images, or null")
     return images
 
@@ -178,7 +225,13 @@ def join_sentences(texts: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def keep_with_images(
-    captions: Iterable[Caption], root: Path, *, missing_image: OnProblem, min_images: float, skips: Skips
+    captions: Iterable[Caption],
+    root: Path,
+    *,
+    missing_image: OnProblem,
+    min_images: float,
+    skips: Skips,
+    check_images: bool,
 ) -> tuple[Caption, ...]:
     """Keep the captions whose image is there and, as far as can be told without decoding it, readable.
 
@@ -188,33 +241,72 @@ def keep_with_images(
         missing_image: "raise", or "skip" to leave out and count captions without a usable image.
         min_images: least share of usable images, 0 to 1.
         skips: where the captions left out are counted.
+        check_images: whether to look at the images; False keeps all captions.
 
     Raises:
         DataError: an image cannot be used and `missing_image` is "raise", or too few can be used.
     """
     captions = tuple(captions)
-    problems = _image_problems(captions, root)
+    problems = _image_problems(captions, root) if check_images else {}
     if not problems:
         return captions
     n_images = len({caption.image for caption in captions})
     share = 1 - len(problems) / n_images
-    first = next(iter(problems.values()))[1]
+    first, *others = (message for _, message in problems.values())
     summary = (
         f"{n_images - len(problems)} of {n_images} images can be used ({share:.1%}), the first that cannot: {first}"
     )
     if missing_image == "raise":
-        raise DataError(
-            f"{summary} (data.images names their folder, data.missing_image=skip leaves out their captions)"
+        remedy = (
+            "data.images or --images names the images' folder, data.missing_image=skip or --missing-image skip leaves "
+            "out captions without their image"
         )
-    if share < min_images:
-        raise DataError(
-            f"{summary}; fewer than data.min_images={min_images}: set data.images to their folder or lower it"
-        )
-    logger.warning(summary)
-    for caption in captions:
-        if caption.image in problems:
-            skips.count(*problems[caption.image])
+        for problem in (summary, *others):
+            skips.refuse(problem, remedy)
+    elif share < min_images:
+        problem = f"{summary}; fewer than data.min_images={min_images}"
+        skips.refuse(problem, "set data.images to their folder, or lower data.min_images")
+    else:
+        logger.warning(summary)
+        for caption in captions:
+            if caption.image in problems:
+                skips.count(*problems[caption.image])
     return tuple(caption for caption in captions if caption.image not in problems)
+
+
+def keep_inside(
+    captions: Iterable[Caption], root: Path, folders: Sequence[Path], *, images_inside: bool, skips: Skips
+) -> Iterator[Caption]:
+    """Keep the captions whose image path, followed through `..` and links, stays in one of the folders.
+
+    Args:
+        captions: captions with image paths relative to `root`, or absolute.
+        root: folder that relative image paths start from.
+        folders: where images may lie.
+        images_inside: whether to look at all; False keeps all captions.
+        skips: where the captions left out are counted.
+
+    Raises:
+        DataError: a path leads out, and problems are to be raised.
+    """
+    for caption in captions:
+        if images_inside and not is_inside(root / caption.image, folders):
+            problem = (
+                f"caption {caption.id!r}: image: {caption.image!r} leads out of {' and '.join(map(str, folders))}, and "
+                "data.images_inside=true keeps images in there; move the image, or set data.images to its folder"
+            )
+            skips.add("captions whose image lies outside of the images' folder", problem)
+        else:
+            yield caption
+
+
+def is_inside(path: Path, folders: Iterable[Path]) -> bool:
+    """Say whether a path, followed through `..` and links, leads into one of the folders."""
+    try:
+        real = Path(os.path.realpath(path))  # unlike Path.resolve, it takes links that go in circles
+    except ValueError:  # a zero byte in the name
+        return False
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def types_of(captions: Iterable[Caption]) -> set[str]:
@@ -225,14 +317,6 @@ def types_of(captions: Iterable[Caption]) -> set[str]:
 
 def _image_problems(captions: tuple[Caption, ...], root: Path) -> dict[str, tuple[str, str]]:
     """Reason and message for each image path that cannot be used."""
-    problems = {}
-    for image in dict.fromkeys(caption.image for caption in captions):
-        try:
-            check_image_file(root / image)
-        except DataError as error:
-            missing = not (root / image).exists()
-            problems[image] = (
-                "captions without their image" if missing else "captions of unreadable images",
-                str(error),
-            )
-    return problems
+    images = dict.fromkeys(caption.image for caption in captions)
+    found = {image: describe_problem(root / image, decode=False) for image in images}
+    return {image: problem for image, problem in found.items() if problem is not None}

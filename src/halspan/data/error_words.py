@@ -7,11 +7,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from halspan.core.checks import kind, show
 from halspan.core.errors import DataError
+from halspan.core.graphemes import cuts_word
 
 How = Literal["exact", "folded", "trimmed"]
 
@@ -31,7 +32,8 @@ class Match:
         end: the character after the last one; None if they do not occur.
         how: "exact"; "folded": but for case, kind of quotes and dashes, whitespace; "trimmed": also but for
             punctuation around the words. None if they do not occur.
-        ambiguous: the words occur more often than they are listed, so that the place is a guess.
+        ambiguous: the words occur more often than they are listed, in whatever case and kind of quotes and dashes, so
+            that the place is a guess.
         split: they are part of a list that came as one string.
     """
 
@@ -89,16 +91,17 @@ def match_words(sentence: str, words: Sequence[str]) -> tuple[Match, ...]:
     target = _Text(sentence)
     pieces = [(piece, len(parts) > 1) for parts in (_split(target, phrase) for phrase in words) for piece in parts]
     found = [target.find(piece) for piece, _ in pieces]
-    listed = Counter(tuple(places) for _, places in found)
+    alike = [tuple(target.find_alike(piece) or places) for (piece, _), (_, places) in zip(pieces, found, strict=True)]
+    listed = Counter(alike)
     taken: list[tuple[int, int]] = []
     matches = []
-    for (piece, split), (how, places) in zip(pieces, found, strict=True):
+    for (piece, split), (how, places), rivals in zip(pieces, found, alike, strict=True):
         place = _choose(places, taken)
         if place is None:
             matches.append(Match(piece, split=split))
             continue
         taken.append(place)
-        ambiguous = len(places) > listed[tuple(places)]
+        ambiguous = len(rivals) > listed[rivals]
         matches.append(Match(piece, *place, how=how, ambiguous=ambiguous, split=split))
     return tuple(matches)
 
@@ -117,14 +120,19 @@ class _Text:
         """Every place of the words, by the strictest way that finds any."""
         if places := list(_occurrences(self.text, words)):
             return "exact", places
+        if places := self.find_alike(words):
+            return "folded", places
         folded = _fold(words)[0].strip()
-        trimmed = folded.strip("".join(c for c in set(folded) if not c.isalnum()))
-        attempts: tuple[tuple[How, str], ...] = (("folded", folded), ("trimmed", trimmed))
+        places = self._find_folded(folded.strip("".join(c for c in set(folded) if not _is_of_word(c))))
+        return ("trimmed", places) if places else (None, [])
+
+    def find_alike(self, words: str) -> list[tuple[int, int]]:
+        """Every place of the words but for case, kind of quotes and dashes, and whitespace."""
+        return self._find_folded(_fold(words)[0].strip())
+
+    def _find_folded(self, form: str) -> list[tuple[int, int]]:
         text, origin = self.folded
-        for how, form in attempts:
-            if places := [(origin[start], origin[end - 1] + 1) for start, end in _occurrences(text, form)]:
-                return how, places
-        return None, []
+        return [(origin[start], origin[end - 1] + 1) for start, end in _occurrences(text, form)]
 
 
 def _parse_string(text: str) -> tuple[str, list[Any]]:
@@ -167,14 +175,15 @@ def _occurrences(text: str, words: str) -> Iterator[tuple[int, int]]:
     start = text.find(words) if words else -1
     while start >= 0:
         end = start + len(words)
-        whole = not (_within_word(text, start) or _within_word(text, end))
+        whole = not (cuts_word(text, start) or cuts_word(text, end))
         if whole:
             yield start, end
         start = text.find(words, end if whole else start + 1)
 
 
-def _within_word(text: str, position: int) -> bool:
-    return 0 < position < len(text) and text[position - 1].isalnum() and text[position].isalnum()
+def _is_of_word(character: str) -> bool:
+    """Whether a character is a letter, a mark on one, or a digit."""
+    return unicodedata.category(character)[0] in "LMN"
 
 
 def _fold(text: str) -> tuple[str, list[int]]:
@@ -182,12 +191,18 @@ def _fold(text: str) -> tuple[str, list[int]]:
     folded: list[str] = []
     origin: list[int] = []
     for index, character in enumerate(text):
-        if character.isspace():
-            form = "" if folded and folded[-1] == " " else " "
-        elif unicodedata.category(character) == "Cf":  # zero-width joiners, byte order marks, soft hyphens
+        form = _form_of(character)
+        if form == " " and folded and folded[-1] == " ":
             form = ""
-        else:
-            form = unicodedata.normalize("NFKD", _SAME_CHARACTER.get(character, character)).casefold()
         folded.extend(form)
         origin.extend([index] * len(form))
     return "".join(folded), origin
+
+
+@lru_cache(maxsize=4096)
+def _form_of(character: str) -> str:
+    if character.isspace():
+        return " "
+    if unicodedata.category(character) == "Cf":  # zero-width joiners, byte order marks, soft hyphens
+        return ""
+    return unicodedata.normalize("NFKD", _SAME_CHARACTER.get(character, character)).casefold()

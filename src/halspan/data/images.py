@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from halspan.core.errors import DataError
+from halspan.core.files import open_regular
 
 # Formats of pictures. Pillow knows more (EPS, WMF, PSD, ...), some of which start other programs.
 # Ordered by how common they are: the later ones make Pillow load all its plugins.
@@ -83,6 +85,24 @@ def check_image_file(path: Path) -> None:
             image.load()
 
 
+def describe_problem(path: Path, *, decode: bool) -> tuple[str, str] | None:
+    """Say what is wrong with an image.
+
+    Args:
+        path: its file.
+        decode: whether the image is decoded to the last pixel (`check_image`), or only looked at (`check_image_file`).
+
+    Returns:
+        What is wrong with the image's captions, to count them by, and the message; None if nothing is wrong.
+    """
+    try:
+        (check_image if decode else check_image_file)(path)
+    except DataError as error:
+        is_there = os.path.isfile(path)  # noqa: PTH113 -- Path.is_file raises where a name is too long
+        return "captions of unreadable images" if is_there else "captions without their image", str(error)
+    return None
+
+
 def content_hash(path: Path) -> str:
     """Identify an image by its content, whatever its name: SHA-256 of the file's bytes, in hexadecimal.
 
@@ -96,13 +116,14 @@ def content_hash(path: Path) -> str:
     try:
         status = path.stat()
         return _hash_file(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise DataError(f"image {path}: cannot be read ({error.strerror}); restore the file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"image {path}: cannot be read ({reason}); restore the file") from None
 
 
 @lru_cache(maxsize=1 << 17)
 def _hash_file(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (both make the cache forget a changed file)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -111,10 +132,11 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     """Open a still image of a usable mode, and turn whatever Pillow raises inside the block into a DataError."""
     name = str(source) if isinstance(source, Path) else "in memory"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=FORMATS)
-        with image:
+        with ExitStack() as opened:
+            file = opened.enter_context(open_regular(source)) if isinstance(source, Path) else source
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = opened.enter_context(Image.open(file, formats=FORMATS))
             _check_still(image)
             yield image
     except DataError as error:
@@ -125,11 +147,12 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
 
 def _explain(error: Exception, source: Path | io.BytesIO) -> str:
     if isinstance(error, FileNotFoundError):
-        return "does not exist; put the file there or correct its path"
+        hint = " (write / instead of \\ in it)" if "\\" in str(source) and os.sep == "/" else ""
+        return f"does not exist; put the file there or correct its path{hint}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror}); check the path, the file and its permissions"
     if _is_empty(source):
         return "is empty (0 bytes); fetch the file again"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror}); check the file and its permissions"
     if isinstance(error, UnidentifiedImageError):
         return f"is not an image that can be read; the formats are {', '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -168,7 +191,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _has_end(path: Path, format_: str | None) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(8)
         size = file.seek(0, 2)
         file.seek(max(0, size - _TAIL_BYTES))

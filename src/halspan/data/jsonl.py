@@ -2,10 +2,12 @@
 
 import codecs
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -13,19 +15,26 @@ from pydantic.dataclasses import dataclass
 from halspan.core.captions import Caption
 from halspan.core.checks import check_object
 from halspan.core.errors import DataError
-from halspan.core.files import replacing
+from halspan.core.files import open_regular, replacing
+from halspan.core.record_keys import SENTENCE_KEYS, without_extra_keys
 from halspan.core.taxonomy import HALLUCINATION_TYPES
 from halspan.data.addresses import downloaded_file, is_address
 from halspan.data.corpus import (
+    MOST_NAMED,
     Corpus,
     OnProblem,
     Share,
     Skips,
     find_corpus_file,
     find_image_root,
+    keep_inside,
     keep_with_images,
     types_of,
 )
+from halspan.data.file_kinds import HEAD_BYTES, check_is_caption, check_is_lines
+
+OnExtraKeys = Literal["raise", "ignore"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -39,6 +48,9 @@ class JsonLines:
         on_error: "raise" stops at the first malformed record or repeated id, "skip" leaves them out and counts them.
         missing_image: the same for captions whose image is missing or unreadable.
         min_images: least share of usable images, 0 to 1; below it the corpus is refused.
+        images_inside: whether image paths may not lead out of the images' folder, by `..`, links or absolute paths.
+        extra_keys: "raise" calls a record malformed that has keys which captions do not have, "ignore" leaves these
+            keys out and says so.
     """
 
     path: Path
@@ -46,26 +58,38 @@ class JsonLines:
     on_error: OnProblem = "raise"
     missing_image: OnProblem = "raise"
     min_images: Share = 0.9
+    images_inside: bool = False
+    extra_keys: OnExtraKeys = "raise"
 
-    def load(self) -> Corpus:
+    def load(self, *, check_images: bool = True) -> Corpus:
         """Read the corpus.
 
         The taxonomy is AlignBench's where it holds every type that occurs, else the types that occur.
+
+        Args:
+            check_images: Whether captions without a usable image are refused or left out; False looks at no image.
 
         Raises:
             DataError: the corpus cannot be found or used; the message names file, line, value and remedy.
         """
         file = find_corpus_file(self.path, ("*.jsonl",))
         root = find_image_root(self.images, file.parent)
-        skips = Skips(self.on_error)
+        skips = Skips(self.on_error, most=MOST_NAMED)
+        lines: dict[str, int] = {}
+        left_out: Counter[str] = Counter()
+        read = _read_captions(file, skips, lines, left_out if self.extra_keys == "ignore" else None)
         captions = keep_with_images(
-            _read_captions(file, skips),
+            keep_inside(read, root, (root,), images_inside=self.images_inside, skips=skips),
             root,
             missing_image=self.missing_image,
             min_images=self.min_images,
             skips=skips,
+            check_images=check_images,
         )
-        skips.log()
+        skips.finish()
+        if left_out:
+            listing = ", ".join(f"{key} ({count})" for key, count in left_out.items())
+            logger.warning("keys that captions do not have, left out: %s", listing)
         types = types_of(captions)
         return Corpus(
             name=file.stem,
@@ -74,7 +98,8 @@ class JsonLines:
             taxonomy=HALLUCINATION_TYPES if types <= set(HALLUCINATION_TYPES) else tuple(sorted(types)),
             skipped=dict(skips.counts),
             source={"reader": "jsonl", "path": str(file)},
-            notes={"examples": skips.examples},
+            lines=lines,
+            notes={"keys_left_out": dict(left_out), "problems": skips.problems},
         )
 
 
@@ -93,7 +118,9 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
     """
     n_lines = 0
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
+            check_is_lines(file, stream.read(HEAD_BYTES))
+            stream.seek(0)
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
                     continue
@@ -110,6 +137,11 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
         raise DataError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
     if not n_lines:
         raise DataError(f"{file}: the file is empty; write one JSON object a line")
+
+
+def line_of(where: str) -> int:
+    """Return the number of the line that `read_objects` yields the place of."""
+    return int(where.rpartition(":")[2])
 
 
 def parse_json(data: bytes) -> Any:
@@ -151,22 +183,38 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def _read_captions(file: Path, skips: Skips) -> list[Caption]:
-    captions = []
-    places: dict[str, str] = {}
+def _read_captions(file: Path, skips: Skips, lines: dict[str, int], left_out: Counter[str] | None) -> Iterator[Caption]:
+    """Read captions.
+
+    Args:
+        file: JSON Lines.
+        skips: what to do about malformed records.
+        lines: where the line of each caption is noted, by id.
+        left_out: where keys that captions do not have are counted; None calls records with such keys malformed.
+    """
     for where, record in read_objects(file, skips):
+        known, extra = without_extra_keys(record)
         try:
-            caption = Caption.from_record(record)
+            check_is_caption(record)
+            caption = Caption.from_record(record if left_out is None else known)
         except DataError as error:
-            skips.add("malformed records", f"{where}: {error}")
+            hint = _hint(extra[0]) if extra and "unknown key" in str(error) else ""
+            skips.add("malformed records", f"{where}: {error}{hint}")
             continue
-        if caption.id in places:
-            problem = f"{where}: id: {caption.id!r} is that of {places[caption.id]} already; make ids unique"
+        if caption.id in lines:
+            problem = f"{where}: id: {caption.id!r} is that of {file}:{lines[caption.id]} already; make ids unique"
             skips.add("records with a repeated id", problem)
             continue
-        places[caption.id] = where
-        captions.append(_located(caption))
-    return captions
+        if left_out is not None:
+            left_out.update(extra)
+        lines[caption.id] = line_of(where)
+        yield _located(caption)
+
+
+def _hint(extra_key: str) -> str:
+    if extra_key in SENTENCE_KEYS:
+        return f" (a sentence has {extra_key}: put it into the objects of `sentences`)"
+    return " (data.extra_keys=ignore or --extra-keys ignore leaves it out)"
 
 
 def _located(caption: Caption) -> Caption:

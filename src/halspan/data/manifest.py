@@ -1,16 +1,18 @@
 """The manifest of a download: what became of each address, kept through kills and restarts."""
 
-import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from filelock import FileLock, Timeout
+
 from halspan.core.errors import DataError
 from halspan.data.web import State
 
 FILE_NAME = "manifest.jsonl"
+LOCK = ".manifest.lock"
 _TEXT = 300  # characters of a server's words
 _SYNC_EVERY = 50  # lines; a power cut costs these, a killed process none
 
@@ -59,10 +61,10 @@ class Manifest:
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._keep_others_out()
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be opened ({error.strerror}); choose another folder") from None
-        self._keep_others_out()
         for partial in folder.glob(".*.tmp"):
             partial.unlink()
         self._file.seek(0)
@@ -78,6 +80,7 @@ class Manifest:
     def __exit__(self, *_: object) -> None:
         self._sync()
         self._file.close()
+        self._lock.release()
 
     def add(self, outcome: Outcome) -> None:
         """Write an outcome, in one step."""
@@ -98,10 +101,10 @@ class Manifest:
         return path.is_file() and path.stat().st_size == outcome.size
 
     def _keep_others_out(self) -> None:
+        self._lock = FileLock(self.folder / LOCK, blocking=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
+            self._lock.acquire()
+        except Timeout:
             raise DataError(f"{self.folder}: another download is writing to it; wait until it is done") from None
 
     def _sync(self) -> None:

@@ -186,7 +186,7 @@ def open_output(output: Path, *, settings: Settings, resume: bool) -> Iterator[R
             yield opened
         finally:
             opened.close()
-            if opened.mark == Mark():  # nothing is finished: leave nothing behind
+            if not paths.has_unfinished():  # no block is on disk, whatever an interrupt left in memory
                 paths.discard_unfinished()
     finally:
         with suppress(OSError):

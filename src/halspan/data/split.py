@@ -1,21 +1,82 @@
 """The split: which captions train a detector, choose its settings, and judge it on generators it has never seen."""
 
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Any
+from functools import cached_property
+from itertools import combinations
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from halspan.core.captions import Caption
-from halspan.core.errors import DataError
+from halspan.core.checks import ask_if_meant
+from halspan.core.errors import ConfigError, DataError
+from halspan.core.texts import KnownTexts, normalize_text
 from halspan.data.corpus import Corpus
+from halspan.data.division import DIVIDED, TEST_SHARE, VAL_SHARE, divide_images, group_images
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test_seen", "test_heldout")
-TRAIN_SHARE = 0.70
-VAL_SHARE = 0.15
+_TRAINED = ("train", "val")
 _DIRECTION_PREFIX = "direction:"
+
+IMAGE_TAKEN = "their images are in train or val"
+TEXT_TAKEN = "their texts are in train or val"
+NOT_CHOSEN = "their generators are in neither split.train nor split.held_out"
+
+_Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Captions that are in no part, for one reason.
+
+    Attributes:
+        part: the part they would be in; None where there is none for them.
+        reason: why, as a sentence about them: "their images are in train or val".
+        by_generator: how many of each generator.
+    """
+
+    part: str | None
+    reason: str
+    by_generator: Mapping[str, int]
+
+    @property
+    def n(self) -> int:
+        """How many captions."""
+        return sum(self.by_generator.values())
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{name} {n:,}" for name, n in self.by_generator.items())
+        return f"{self.reason} ({names})"
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON object of it."""
+        return {"part": self.part, "reason": self.reason, "by_generator": dict(self.by_generator)}
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What training took from the captions that judge a detector.
+
+    Attributes:
+        texts: those of train; None where they are not known.
+        left_out: captions that are in no part.
+    """
+
+    texts: KnownTexts | None
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def describe_left_out(part: str, n_kept: int, left_out: Iterable[LeftOut]) -> str:
+    """Say how many captions of a part are left out and why; nothing where all are kept."""
+    of_part = [each for each in left_out if each.part == part]
+    n = sum(each.n for each in of_part)
+    return f"{n:,} of {n + n_kept:,} captions are left out: {'; '.join(map(str, of_part))}" if n else ""
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -23,15 +84,16 @@ class SplitParts:
     """The captions of each part, in the order of the corpus.
 
     Attributes:
-        train: captions of train generators on 70 % of their images.
-        val: captions of train generators on 15 % of their images.
+        train: captions of train generators on most of their images.
+        val: captions of train generators on some of their images.
         test_seen: captions of train generators on the other images.
         test_heldout: captions of held-out generators on images in neither train nor val.
         train_generators: names.
         held_out_generators: names.
-        unused: captions in no part, by generator: of generators that are neither, or on images of train or val.
+        left_out: captions in no part: of generators that are neither, or on images of train or val.
         reasons: what is worth knowing about a part that is empty or has one class only.
         image_hashes: content of the image of each caption, by caption id.
+        texts_together: whether no text of train or val is in another part.
     """
 
     train: tuple[Caption, ...]
@@ -40,13 +102,34 @@ class SplitParts:
     test_heldout: tuple[Caption, ...]
     train_generators: tuple[str, ...]
     held_out_generators: tuple[str, ...]
-    unused: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
     reasons: Mapping[str, str]
     image_hashes: Mapping[str, str]
+    texts_together: bool = False
+
+    @property
+    def unused(self) -> dict[str, int]:
+        """How many captions of each generator are in no part."""
+        return dict(sum((Counter(each.by_generator) for each in self.left_out), Counter[str]()))
 
     def parts(self) -> dict[str, tuple[Caption, ...]]:
         """The parts by name."""
         return {name: getattr(self, name) for name in PARTS}
+
+    @cached_property
+    def train_texts(self) -> KnownTexts:
+        """The texts of train."""
+        return KnownTexts.of(self.train)
+
+    @cached_property
+    def known_texts(self) -> dict[str, dict[str, int]]:
+        """How many captions and sentences of each other part have a text that occurs in train."""
+        return {name: self.train_texts.count(captions) for name, captions in self.parts().items() if name != "train"}
+
+    @property
+    def taken(self) -> Taken:
+        """What training took from the other parts."""
+        return Taken(texts=self.train_texts, left_out=self.left_out)
 
     def to_record(self) -> dict[str, Any]:
         """Everything, ready for `split.json`."""
@@ -55,7 +138,13 @@ class SplitParts:
                 "train": list(self.train_generators),
                 "held_out": list(self.held_out_generators),
             },
-            "unused": dict(self.unused),
+            "unused": self.unused,
+            "left_out": [each.to_record() for each in self.left_out],
+            "texts": {
+                "kept_together": self.texts_together,
+                "in_train": self.known_texts,
+                "train": self.train_texts.to_record(),
+            },
             "reasons": dict(self.reasons),
             "parts": {name: self._part_record(captions) for name, captions in self.parts().items()},
         }
@@ -75,53 +164,110 @@ class SplitParts:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Split:
-    """Which generators train and which are held out.
+    """Which generators train and which are held out, and how the images are divided.
 
     Attributes:
         train: generators to train on, by name or as "direction:text_to_image"; None is every one not held out.
-        held_out: generators that are never trained on, in the same notation.
+        held_out: generators that are never trained on, in the same notation; `apply` refuses None, and names what
+            there is to hold out.
+        val_share: share of the train generators' images in val.
+        test_share: share of the train generators' images in neither train nor val. Captions of train generators there
+            are test_seen; of held-out generators that caption the same images, these are the ones that can be judged.
+        keep_texts_together: whether images whose captions share a text are in the same part, and captions of held-out
+            generators with a text of train or val are left out. Whole captions count, not single sentences: those link
+            nearly all images of a corpus with short ones.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown, or a value is not possible.
     """
 
     train: tuple[str, ...] | None = None
-    held_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = ()
+    val_share: _Share = VAL_SHARE
+    test_share: _Share = TEST_SHARE
+    keep_texts_together: Annotated[bool, Field(strict=True)] = False
+
+    def __post_init__(self) -> None:
+        if self.val_share + self.test_share >= 1:
+            raise ValueError(
+                f"val_share {self.val_share} and test_share {self.test_share} leave no images to train on; lower one "
+                "of them"
+            )
 
     def apply(self, corpus: Corpus) -> SplitParts:
         """Divide a corpus.
 
         An image of the train generators belongs to train, val or test_seen by a hash of its content alone: neither its
-        file name nor the other images matter. Where a part would be empty, the image nearest to it moves over.
+        file name nor the other images matter. Where a part would be empty, the image nearest to it moves over. With
+        `keep_texts_together`, this holds for groups of images that share a text.
 
         Raises:
+            ConfigError: `held_out` is None.
             DataError: a name matches no generator, or a generator is on both sides; train, val or test_heldout is
                 empty though it was asked for; train has one class only.
         """
         train, held_out = self._generators(corpus)
         hashes = {caption.id: corpus.image_hash(caption) for caption in corpus.captions}
-        part_of = divide_images({hashes[c.id] for c in corpus.captions if c.generator in train})
-        assigned: dict[str, list[Caption]] = {name: [] for name in PARTS}
-        unused: Counter[str] = Counter()
-        for caption in corpus.captions:
-            part = part_of.get(hashes[caption.id], "test_seen")
-            if caption.generator in held_out:
-                part = "test_heldout" if part == "test_seen" else ""
-            elif caption.generator not in train:
-                part = ""
-            if part:
-                assigned[part].append(caption)
-            else:
-                unused[caption.generator] += 1
+        part_of = self._divide([caption for caption in corpus.captions if caption.generator in train], hashes)
+        assigned, left_out = self._assign(corpus.captions, train, held_out, hashes, part_of)
         parts = SplitParts(
             **{name: tuple(captions) for name, captions in assigned.items()},
             train_generators=train,
             held_out_generators=held_out,
-            unused=unused,
-            reasons=_reasons(assigned, held_out),
+            left_out=left_out,
+            reasons=_reasons(assigned, left_out, held_out, has_groups=self.keep_texts_together),
             image_hashes=hashes,
+            texts_together=self.keep_texts_together,
         )
         check_disjoint(parts)
+        _log(parts)
         return parts
 
+    def _divide(self, captions: Sequence[Caption], hashes: Mapping[str, str]) -> dict[str, str]:
+        """Give the part of each image of the train generators."""
+        images = {hashes[caption.id] for caption in captions}
+        group_of = {image: image for image in images}
+        if self.keep_texts_together:
+            group_of = group_images((hashes[caption.id], normalize_text(caption.text)) for caption in captions)
+        part_of = divide_images(group_of.values(), val_share=self.val_share, test_share=self.test_share)
+        return {image: part_of[group] for image, group in group_of.items()}
+
+    def _assign(
+        self,
+        captions: Sequence[Caption],
+        train: Sequence[str],
+        held_out: Sequence[str],
+        hashes: Mapping[str, str],
+        part_of: Mapping[str, str],
+    ) -> tuple[dict[str, list[Caption]], tuple[LeftOut, ...]]:
+        """Give the captions of each part, and those in none."""
+        assigned: dict[str, list[Caption]] = {name: [] for name in PARTS}
+        for caption in captions:
+            if caption.generator in train:
+                assigned[part_of[hashes[caption.id]]].append(caption)
+        taken = KnownTexts.of(assigned["train"] + assigned["val"] if self.keep_texts_together else ())
+        left_out: defaultdict[tuple[str | None, str], Counter[str]] = defaultdict(Counter)
+        for caption in captions:
+            if caption.generator in train:
+                continue
+            if caption.generator not in held_out:
+                left_out[None, NOT_CHOSEN][caption.generator] += 1
+            elif part_of.get(hashes[caption.id]) in _TRAINED:
+                left_out["test_heldout", IMAGE_TAKEN][caption.generator] += 1
+            elif taken.has_caption(caption):
+                left_out["test_heldout", TEXT_TAKEN][caption.generator] += 1
+            else:
+                assigned["test_heldout"].append(caption)
+        return assigned, tuple(
+            LeftOut(part=part, reason=reason, by_generator=dict(counts)) for (part, reason), counts in left_out.items()
+        )
+
     def _generators(self, corpus: Corpus) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self.held_out is None:
+            raise ConfigError(
+                f"split.held_out: missing; choose what is never trained on, of {_names(corpus.generators)}: "
+                "split.held_out='[NAME,...]', or [] to hold out none"
+            )
         held_out = match_generators("split.held_out", self.held_out, corpus)
         if self.train is None:
             train = tuple(name for name in corpus.generators if name not in held_out)
@@ -154,78 +300,60 @@ def match_generators(key: str, patterns: Iterable[str], corpus: Corpus) -> tuple
             generator for generator, direction in directions if pattern in (generator, _DIRECTION_PREFIX + direction)
         }
         if not names:
-            options = sorted({_DIRECTION_PREFIX + direction for _, direction in directions})
-            raise DataError(
-                f"{key}: {pattern!r} matches no generator; there are {_names((*corpus.generators, *options))}"
-            )
+            options = (*corpus.generators, *sorted({_DIRECTION_PREFIX + direction for _, direction in directions}))
+            hint = ask_if_meant(pattern, options)
+            raise DataError(f"{key}: {pattern!r} matches no generator; {hint}there are {_names(options)}")
         matched |= names
     return tuple(sorted(matched))
-
-
-def divide_images(hashes: Iterable[str]) -> dict[str, str]:
-    """Assign image contents to train, val and test_seen.
-
-    The first 64 bits of the hash, as a fraction of 1, say which: below 0.70 train, below 0.85 val, else test_seen.
-    Where one of them stays empty and another has two images or more, the image whose fraction is nearest moves over,
-    train first, then val, then test_seen.
-
-    Args:
-        hashes: SHA-256 of the images' content, in hexadecimal.
-
-    Returns:
-        The part of each image.
-    """
-    ordered = sorted(set(hashes))
-    n_train = sum(_fraction(hash_) < TRAIN_SHARE for hash_ in ordered)
-    n_val = sum(_fraction(hash_) < TRAIN_SHARE + VAL_SHARE for hash_ in ordered) - n_train
-    n_train, n_val = _at_least_one(n_train, n_val, len(ordered))
-    names = ["train"] * n_train + ["val"] * n_val + ["test_seen"] * (len(ordered) - n_train - n_val)
-    return dict(zip(ordered, names, strict=True))
 
 
 def check_disjoint(parts: SplitParts) -> None:
     """Require that no image content is in two of train, val and the tests, and no held-out generator in train or val.
 
+    Where texts are kept together, the same is required of the texts of captions.
+
     Raises:
         DataError: one is.
     """
     images = {name: {parts.image_hashes[c.id] for c in captions} for name, captions in parts.parts().items()}
-    for first, second in (("train", "val"), ("train", "test_seen"), ("val", "test_seen")):
+    for first, second in combinations(DIVIDED, 2):
         if shared := images[first] & images[second]:
             raise DataError(f"split: image {min(shared)} is in {first} and in {second}")
-    for part in ("train", "val"):
+    for part in _TRAINED:
         if shared := images[part] & images["test_heldout"]:
             raise DataError(f"split: image {min(shared)} is in {part} and in test_heldout")
         generators = {caption.generator for caption in getattr(parts, part)}
         if seen := generators & set(parts.held_out_generators):
             raise DataError(f"split: held-out generator {min(seen)!r} is in {part}")
+    if parts.texts_together:
+        _check_texts_disjoint(parts)
 
 
-def _fraction(hash_: str) -> float:
-    return int(hash_[:16], 16) / 2**64
+def _check_texts_disjoint(parts: SplitParts) -> None:
+    texts = {name: {normalize_text(c.text): c.id for c in captions} for name, captions in parts.parts().items()}
+    for first, second in (*combinations(DIVIDED, 2), ("train", "test_heldout"), ("val", "test_heldout")):
+        if shared := texts[first].keys() & texts[second].keys():
+            one, other = texts[first][min(shared)], texts[second][min(shared)]
+            raise DataError(f"split: captions {one!r} in {first} and {other!r} in {second} have the same text")
 
 
-def _at_least_one(n_train: int, n_val: int, n_images: int) -> tuple[int, int]:
-    """Shift the two cuts as little as possible so that, in this order, train, val and test_seen get an image."""
-    cuts = [n_train, n_train + n_val]
-    if n_images >= 3:
-        first = min(max(cuts[0], 1), n_images - 2)
-        return first, min(max(cuts[1], first + 1), n_images - 1) - first
-    return min(n_images, 1), n_images - min(n_images, 1)
-
-
-def _reasons(parts: Mapping[str, Sequence[Caption]], held_out: Sequence[str]) -> dict[str, str]:
+def _reasons(
+    parts: Mapping[str, Sequence[Caption]], left_out: Iterable[LeftOut], held_out: Sequence[str], *, has_groups: bool
+) -> dict[str, str]:
     """Why a part cannot be fully judged; an error where nothing could be trained or what was asked for is not there."""
+    what = "groups of images that share texts (split.keep_texts_together)" if has_groups else "images"
     if not parts["val"]:
-        raise DataError("split: val is empty, as the train generators have captions of one image only; add images")
+        raise DataError(
+            f"split: val is empty, as the train generators have captions of fewer than two {what}; add images"
+        )
     if held_out and not parts["test_heldout"]:
         raise DataError(
-            f"split.held_out: test_heldout is empty, as every image of {_names(held_out)} is in train or val too; "
-            "add images that the train generators do not share, or hold out other generators"
+            f"split.held_out: test_heldout is empty: {describe_left_out('test_heldout', 0, left_out)}; raise "
+            "split.test_share, add images that the train generators do not share, or hold out other generators"
         )
     reasons = {"test_heldout": "split.held_out names no generator"} if not held_out else {}
     if not parts["test_seen"]:
-        reasons["test_seen"] = "empty: the train generators have captions of fewer than three images"
+        reasons["test_seen"] = f"empty: the train generators have captions of fewer than three {what}"
     for name, captions in parts.items():
         if name in reasons:
             continue
@@ -237,6 +365,25 @@ def _reasons(parts: Mapping[str, Sequence[Caption]], held_out: Sequence[str]) ->
             raise DataError(f"split: train has {problem}; train on other generators, or label more captions")
         reasons[name] = problem
     return reasons
+
+
+def _log(parts: SplitParts) -> None:
+    """Say which captions are not judged, and which texts a detector may know by heart."""
+    if gone := describe_left_out("test_heldout", len(parts.test_heldout), parts.left_out):
+        logger.warning("split: test_heldout: %s; a larger split.test_share keeps more", gone)
+    known = {
+        name: f"{name} ({counts['captions']:,} of {len(captions):,} captions, {counts['sentences']:,} of "
+        f"{sum(len(caption.sentences) for caption in captions):,} sentences)"
+        for name, counts in parts.known_texts.items()
+        if counts["sentences"] and (captions := getattr(parts, name))
+    }
+    can_help = any(counts["captions"] for counts in parts.known_texts.values())  # it looks at whole captions only
+    if known:
+        logger.warning(
+            "split: texts of train occur in %s; without_train_texts in metrics.json has the figures without them%s",
+            ", ".join(known.values()),
+            "; split.keep_texts_together=true keeps captions of one text in one part" if can_help else "",
+        )
 
 
 def _names(names: Iterable[str]) -> str:

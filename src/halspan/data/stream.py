@@ -5,17 +5,21 @@ import binascii
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from PIL.Image import Image
 
+from halspan.core.annotation import without_bad_annotation
 from halspan.core.captions import Caption
 from halspan.core.checks import check_object, check_text, kind, show
 from halspan.core.errors import ConfigError, DataError
+from halspan.core.files import open_regular
+from halspan.core.record_keys import without_extra_keys
 from halspan.data.addresses import downloaded_file, is_address
+from halspan.data.file_kinds import refuse_other_kinds
 from halspan.data.images import load_image, load_image_bytes
 from halspan.data.jsonl import parse_json
 
@@ -118,12 +122,14 @@ class Item:
         caption: its image path is the one to write.
         key: equal for equal images: the image's path, or `sha256:` and the hash of the image inside the record.
         embedded: the bytes of an image inside the record.
+        left_out: what is wrong with annotation that was left out, a message each: scoring does without it.
     """
 
     source: RawRecord
     caption: Caption
     key: Path
     embedded: bytes | None
+    left_out: Sequence[str] = ()
 
     def load_image(self) -> Image:
         """Read the image.
@@ -171,10 +177,14 @@ class JsonLinesFile:
         path: the file.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is Parquet, CSV, UTF-16, ...; the message has the command that converts it.
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            refuse_other_kinds(path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
         self._path = path
         self.name = str(path)
         self.identity: Mapping[str, int]
@@ -184,7 +194,7 @@ class JsonLinesFile:
     def read(self, start: Position, shard: Shard) -> Iterator[RawRecord]:
         """Give the records of a shard behind a position, in order."""
         try:
-            with self._path.open("rb") as stream:
+            with open_regular(self._path) as stream:
                 stream.seek(start.offset)
                 yield from read_lines(stream, start, shard)
         except OSError as error:
@@ -219,13 +229,16 @@ class ItemReader:
         - an image that is an address of the web is looked for where `halspan data download` puts it.
         - `id`, `generator` and `direction` may be missing: they become the number of the line or row, "unknown" and
           "image_to_text".
+        - labels, types, votes and spans that cannot be used are left out, and `Item.left_out` says so.
 
     Args:
         images: folder that relative image paths start from.
         folder: where the captions will be written: relative image paths are rewritten to start from there.
+        ignore_extra_keys: whether keys that captions do not have are left out too; without it they are refused.
     """
 
-    def __init__(self, images: Path, folder: Path) -> None:
+    def __init__(self, images: Path, folder: Path, *, ignore_extra_keys: bool = False) -> None:
+        self._ignore_extra_keys = ignore_extra_keys
         self._images = images.resolve()
         self._folder = folder.resolve()
 
@@ -254,7 +267,10 @@ class ItemReader:
             key = Path(content["image"])
         if isinstance(text := content.get("text"), str) and len(text) > MOST_CHARACTERS:
             raise DataError(f"text: {len(text):,} characters are more than {MOST_CHARACTERS:,}; cut it into captions")
-        return Item(source=source, caption=Caption.from_record(content), key=key, embedded=embedded)
+        content, extra = without_extra_keys(content) if self._ignore_extra_keys else (content, [])
+        usable, left_out = without_bad_annotation(content)
+        left_out += [f"{name}: unknown key" for name in extra]
+        return Item(source=source, caption=Caption.from_record(usable), key=key, embedded=embedded, left_out=left_out)
 
 
 def read_lines(stream: BinaryIO, start: Position, shard: Shard) -> Iterator[RawRecord]:
@@ -290,7 +306,7 @@ def scan(path: Path) -> tuple[dict[str, int], int]:
     """
     size, crc, n_lines, last = 0, 0, 0, b"\n"
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             while chunk := stream.read(_CHUNK):
                 size += len(chunk)
                 crc = zlib.crc32(chunk, crc)

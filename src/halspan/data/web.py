@@ -1,30 +1,30 @@
-"""Fetching from hosts that nobody vouches for: bounded in bytes and time, and never from a private network.
+"""Fetching from hosts that are not trusted: bounded in bytes and time, and never from a private network.
 
-Written on the standard library's `http.client`, because what is to be checked is the socket: a name is resolved once,
-all its addresses are checked, and the connection is made to one of these, so that no second answer of the resolver can
-lead elsewhere. Proxies and cookies are not used.
+HTTP is httpcore's. Its network backend is replaced by one that resolves a name once, checks all its addresses, and
+connects to one of these, so that no second answer of the resolver can lead elsewhere. Proxies and cookies are not used.
 """
 
-import http.client
-import io
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO, Literal
+from http import HTTPStatus
+from typing import Any, BinaryIO, Literal
 from urllib.parse import urljoin
+
+import httpcore2 as httpcore
+from typing_extensions import override
 
 from halspan.data.addresses import Address, is_permitted, parse_address
 
 State = Literal["there", "dead", "refused", "unreachable"]
 
-_CHUNK = 64 * 1024  # bytes
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HEADERS = {
+_HEADERS: dict[bytes | str, bytes | str] = {
     "Accept": "image/*",
     "Accept-Encoding": "identity",  # a compressed body would have to be bounded twice
     "Connection": "close",
@@ -93,15 +93,15 @@ class Client:
     def __init__(self, limits: Limits, *, allow_loopback: bool = False) -> None:
         self.limits = limits
         self.allow_loopback = allow_loopback
-        self._tls = ssl.create_default_context()
-        self._sockets: set[socket.socket] = set()
+        self._tls = httpcore.default_ssl_context()
+        self._backends: set[_CheckedBackend] = set()
         self._closed = False
 
     def close(self) -> None:
-        """End all downloads at once, whatever they wait for; those threads meet a FetchError."""
+        """End all downloads at once; threads that wait for an answer meet a FetchError."""
         self._closed = True
-        for open_socket in tuple(self._sockets):
-            _shut_down(open_socket)
+        for backend in tuple(self._backends):
+            backend.shut_down()
 
     def fetch(self, url: str, file: BinaryIO) -> str:
         """Write the body of an address to a file.
@@ -118,88 +118,41 @@ class Client:
         """
         deadline = _Deadline(self.limits.total_seconds)
         for _ in range(self.limits.max_redirects + 1):
-            address = _checked(url)
-            with ExitStack() as stack:
-                with _explained(deadline):
-                    response = self._ask(address, deadline, stack)
-                location = response.headers.get("Location")
+            with ExitStack() as stack, _explained(deadline):
+                response = self._ask(_checked(url), deadline, stack)
+                location = _header(response, "Location")
                 if response.status not in _REDIRECTS or location is None:
                     _check_status(response)
-                    self._copy(response, file, deadline)
-                    return response.headers.get_content_type() if "Content-Type" in response.headers else ""
-            url = _joined(url, _as_utf8(location))
+                    self._copy(response, file)
+                    return (_header(response, "Content-Type") or "").partition(";")[0].strip().lower()
+            url = _joined(url, location)
         raise FetchError("refused", "too many redirects", f"more than {self.limits.max_redirects}, the last to {url}")
 
-    def _ask(self, address: Address, deadline: "_Deadline", stack: ExitStack) -> http.client.HTTPResponse:
-        connected = stack.enter_context(self._connected(address, deadline))
-        connection = http.client.HTTPConnection(address.host, address.port)
-        if address.scheme == "https":
-            connection.default_port = 443  # or the Host header would name the port
-        connection.sock = _BoundedSocket(connected, deadline, self.limits.read_seconds)
-        connection.request("GET", address.target, headers=_HEADERS)
-        return stack.enter_context(connection.getresponse())
+    def _ask(self, address: Address, deadline: "_Deadline", stack: ExitStack) -> httpcore.Response:
+        backend = _CheckedBackend(deadline, self.limits, allow_loopback=self.allow_loopback)
+        self._backends.add(backend)
+        stack.callback(self._backends.discard, backend)
+        if self._closed:
+            raise FetchError("unreachable", "interrupted")
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        url = f"{address.scheme}://{host}:{address.port}{address.target}"
+        pool = stack.enter_context(httpcore.ConnectionPool(ssl_context=self._tls, network_backend=backend))
+        return stack.enter_context(pool.stream("GET", url, headers=_HEADERS))
 
-    @contextmanager
-    def _connected(self, address: Address, deadline: "_Deadline") -> Iterator[socket.socket]:
-        """A connection to the first of the host's addresses that answers, all of them checked before."""
-        last = OSError("the host has no address")
-        for family, destination in self._resolve(address):
-            with ExitStack() as stack:
-                opened = stack.enter_context(self._registered(socket.socket(family, socket.SOCK_STREAM)))
-                opened.settimeout(deadline.bound(self.limits.connect_seconds))
-                try:
-                    opened.connect(destination)
-                except OSError as error:
-                    last = error
-                    continue
-                if address.scheme == "https":
-                    opened = self._tls.wrap_socket(opened, server_hostname=address.host, do_handshake_on_connect=False)
-                    stack.enter_context(self._registered(opened))
-                    opened.settimeout(deadline.bound(self.limits.connect_seconds))
-                    opened.do_handshake()
-                yield opened
-                return
-        raise last
-
-    @contextmanager
-    def _registered(self, opened: socket.socket) -> Iterator[socket.socket]:
-        """Let `close` reach a socket for as long as it is open."""
-        self._sockets.add(opened)
-        try:
-            if self._closed:
-                raise FetchError("unreachable", "interrupted")
-            yield opened
-        finally:
-            self._sockets.discard(opened)
-            opened.close()
-
-    def _resolve(self, address: Address) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        for *_, (ip, *_) in found:
-            if not is_permitted(str(ip), allow_loopback=self.allow_loopback):
-                shown = str(ip) if str(ip) == address.host else f"{address.host} is {ip}"
-                raise FetchError("refused", "not on the public internet", shown)
-        return [(family, destination) for family, _, _, _, destination in found]  # type: ignore[misc]
-
-    def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, deadline: "_Deadline") -> None:
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
-        if encoding not in ("identity", ""):
+    def _copy(self, response: httpcore.Response, file: BinaryIO) -> None:
+        encoding = (_header(response, "Content-Encoding") or "identity").lower()
+        if encoding != "identity":
             raise FetchError("refused", "compressed though not asked for", encoding)
-        claimed, received = response.length, 0
         too_long = f"more than {self.limits.max_bytes / 2**20:g} MiB"
-        if claimed is not None and claimed > self.limits.max_bytes:
+        claimed = _header(response, "Content-Length")
+        if claimed is not None and int(claimed) > self.limits.max_bytes:
             raise FetchError("refused", too_long, f"{claimed} bytes, as the server says")
-        while True:
-            with _explained(deadline):
-                chunk = response.read1(_CHUNK)
-            if not chunk:
-                break
+        received = 0
+        for chunk in response.iter_stream():
             received += len(chunk)
             if received > self.limits.max_bytes:
                 raise FetchError("refused", too_long, f"cut after {received} bytes")
             file.write(chunk)
-        if claimed is not None and received < claimed:
-            raise FetchError("unreachable", "cut off", f"after {received} of {claimed} bytes", retry=True)
 
 
 class _Deadline:
@@ -217,41 +170,95 @@ class _Deadline:
         return min(seconds, left)
 
 
-class _BoundedSocket:
-    """What `http.client` needs of a socket, with a time-out for each read and a deadline for all of them together.
+class _CheckedBackend(httpcore.NetworkBackend):
+    """Connects to public addresses only, each step within its time-out and all of them within a deadline."""
 
-    `http.client` closes its socket when it has read the headers of a last response, and reads on from the file; the
-    socket itself is closed by `Client._connected`.
-    """
-
-    def __init__(self, connected: socket.socket, deadline: _Deadline, read_seconds: float) -> None:
-        self._socket = connected
+    def __init__(self, deadline: _Deadline, limits: Limits, *, allow_loopback: bool) -> None:
         self._deadline = deadline
-        self._read_seconds = read_seconds
+        self._limits = limits
+        self._allow_loopback = allow_loopback
+        self._streams: list[_BoundedStream] = []
 
-    def sendall(self, data: bytes) -> None:
-        self._socket.settimeout(self._deadline.bound(self._read_seconds))
-        self._socket.sendall(data)
+    @override
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first of the host's addresses that answers, all of them checked before."""
+        last: Exception = httpcore.ConnectError("the host has no address")
+        for ip in self._resolve(host, port):
+            seconds = self._deadline.bound(self._limits.connect_seconds)
+            try:
+                stream = httpcore.SyncBackend().connect_tcp(ip, port, seconds, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                last = error
+                continue
+            return _BoundedStream(stream, self._deadline, self._limits, self._streams)
+        raise last
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_BoundedStream(self._socket, self._deadline, self._read_seconds))
+    def shut_down(self) -> None:
+        """End what waits for an answer; called from another thread."""
+        for stream in tuple(self._streams):
+            with suppress(OSError):  # closed by its own thread in the meantime
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
+    def _resolve(self, host: str, port: int) -> list[str]:
+        found = [str(ip) for *_, (ip, *_) in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        for ip in found:
+            if not is_permitted(ip, allow_loopback=self._allow_loopback):
+                raise FetchError("refused", "not on the public internet", ip if ip == host else f"{host} is {ip}")
+        return found
+
+
+class _BoundedStream(httpcore.NetworkStream):
+    """A connection with a time-out for each read and write, and a deadline for all of them together."""
+
+    def __init__(
+        self, stream: httpcore.NetworkStream, deadline: _Deadline, limits: Limits, streams: "list[_BoundedStream]"
+    ) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._limits = limits
+        self._streams = streams
+        self._is_new = True
+        streams.append(self)
+
+    @override
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = self._stream.read(max_bytes, self._deadline.bound(self._limits.read_seconds))
+        if self._is_new and not b"HTTP/".startswith(data[:5]):  # the parser would wait for the end of the headers
+            raise FetchError("refused", "not an HTTP answer", repr(data[:40]))
+        self._is_new = False
+        return data
+
+    @override
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._deadline.bound(self._limits.read_seconds))
+
+    @override
     def close(self) -> None:
-        pass
+        self._stream.close()
 
+    @override
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        seconds = self._deadline.bound(self._limits.connect_seconds)
+        try:
+            encrypted = self._stream.start_tls(ssl_context, server_hostname, seconds)
+        except httpcore.ConnectError as error:
+            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                raise FetchError("refused", "certificate not valid", error.__cause__.verify_message) from None
+            raise
+        return _BoundedStream(encrypted, self._deadline, self._limits, self._streams)
 
-class _BoundedStream(io.RawIOBase):
-    def __init__(self, connected: socket.socket, deadline: _Deadline, read_seconds: float) -> None:
-        self._socket = connected
-        self._deadline = deadline
-        self._read_seconds = read_seconds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._socket.settimeout(self._deadline.bound(self._read_seconds))
-        return self._socket.recv_into(buffer)
+    @override
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 @contextmanager
@@ -259,20 +266,26 @@ def _explained(deadline: _Deadline) -> Iterator[None]:
     """Turn what the network raises inside the block into a FetchError."""
     try:
         yield
-    except TimeoutError:
+    except httpcore.TimeoutException:
         deadline.bound(0)
         raise FetchError("unreachable", "no answer in time", retry=True) from None
     except socket.gaierror as error:
-        retry = error.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)
+        retry = error.errno not in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
         raise FetchError("unreachable", "host not found", error.strerror or "", retry=retry) from None
-    except ssl.SSLCertVerificationError as error:
-        raise FetchError("refused", "certificate not valid", error.verify_message) from None
-    except (http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError) as error:
-        raise FetchError("unreachable", "connection broken", str(error), retry=True) from None
-    except (http.client.HTTPException, ValueError) as error:
-        raise FetchError("refused", "not an HTTP answer", f"{type(error).__name__} {error}".strip()) from None
-    except OSError as error:
-        raise FetchError("unreachable", "no connection", error.strerror or str(error), retry=True) from None
+    except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError) as error:
+        raise _broken(error) from None
+    except httpcore.ConnectError as error:
+        raise FetchError("unreachable", "no connection", str(error), retry=True) from None
+    except (httpcore.LocalProtocolError, UnicodeError) as error:
+        raise FetchError("refused", "not a web address", str(error)) from None
+
+
+def _broken(error: Exception) -> FetchError:
+    """Tell an answer that ended too early, which may come whole next time, from one that is not HTTP."""
+    said = str(error)
+    if isinstance(error, httpcore.RemoteProtocolError) and not said.startswith(("peer closed", "Server disconnected")):
+        return FetchError("refused", "not an HTTP answer", said)
+    return FetchError("unreachable", "connection broken", said, retry=True)
 
 
 def _checked(url: str) -> Address:
@@ -289,14 +302,26 @@ def _joined(url: str, location: str) -> str:
         raise FetchError("refused", "not a web address", f"redirected to {location[:200]!r}: {error}") from None
 
 
-def _check_status(response: http.client.HTTPResponse) -> None:
+def _header(response: httpcore.Response, name: str) -> str | None:
+    """Give a header's text, which is UTF-8 or Latin-1; None where there is no such header."""
+    for key, value in response.headers:
+        if key.decode("latin-1").lower() == name.lower():
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return value.decode("latin-1")
+    return None
+
+
+def _check_status(response: httpcore.Response) -> None:
     status, reason = response.status, f"HTTP {response.status}"
-    if status == http.HTTPStatus.OK:
+    words = response.extensions.get("reason_phrase", b"").decode("latin-1")
+    if status == HTTPStatus.OK:
         return
-    if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
-        wait = _seconds_to_wait(response.headers.get("Retry-After"))
-        raise FetchError("unreachable", reason, response.reason, status=status, retry=True, wait_seconds=wait)
-    raise FetchError("dead", reason, response.reason, status=status)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
+        wait = _seconds_to_wait(_header(response, "Retry-After"))
+        raise FetchError("unreachable", reason, words, status=status, retry=True, wait_seconds=wait)
+    raise FetchError("dead", reason, words, status=status)
 
 
 def _seconds_to_wait(retry_after: str | None) -> float | None:
@@ -311,16 +336,3 @@ def _seconds_to_wait(retry_after: str | None) -> float | None:
         return max(0.0, (left - datetime.now(UTC)).total_seconds())
     except (ValueError, OverflowError):
         return None
-
-
-def _as_utf8(header: str) -> str:
-    """A header's text: `http.client` reads its bytes as Latin-1, servers write UTF-8."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
-
-
-def _shut_down(open_socket: socket.socket) -> None:
-    with suppress(OSError):  # closed by its own thread in the meantime
-        open_socket.shutdown(socket.SHUT_RDWR)

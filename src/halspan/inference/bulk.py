@@ -19,6 +19,7 @@ REJECTED = "rejected"
 SCORED = "scored"
 SENTENCES = "sentences"
 UNSCORED = "unscored sentences"
+LEFT_OUT = "captions with annotation left out"
 KEPT = "kept"
 TOO_LIKELY = "dropped: a sentence above the limit"
 NOT_JUDGED = "dropped: a sentence without a score"
@@ -41,12 +42,14 @@ class Block:
         records: predictions to keep, as JSON objects.
         rejected: records that could not be used, as JSON objects with their reasons, in order.
         counts: of what came out.
+        left_out: captions of which annotation was left out, with line and reason, in order.
     """
 
     position: Position
     records: Sequence[dict[str, Any]]
     rejected: Sequence[dict[str, Any]]
     counts: Counter[str]
+    left_out: Sequence[str] = ()
 
 
 def score_blocks(
@@ -94,6 +97,7 @@ class _OpenBlock:
         self._records: list[dict[str, Any]] = []
         self._rejected: list[dict[str, Any]] = []
         self._counts: Counter[str] = Counter()
+        self._left_out: list[str] = []
 
     def run(self, records: Iterable[RawRecord]) -> Block:
         position = Position()
@@ -105,7 +109,13 @@ class _OpenBlock:
                 self._reject(record, str(error))
         self._flush()
         rejected = sorted(self._rejected, key=lambda record: record["line"])
-        return Block(position=position, records=self._records, rejected=rejected, counts=self._counts)
+        return Block(
+            position=position,
+            records=self._records,
+            rejected=rejected,
+            counts=self._counts,
+            left_out=self._left_out,
+        )
 
     def _reject(self, record: RawRecord, reason: str) -> None:
         self._rejected.append(record.reject(reason))
@@ -117,6 +127,9 @@ class _OpenBlock:
         if not self._groups or self._groups[-1][0] != item.key:
             self._groups.append((item.key, []))
         self._groups[-1][1].append(item)
+        if item.left_out:
+            self._left_out.append(f"{item.source.position.number}: {'; '.join(item.left_out)}")
+            self._counts[LEFT_OUT] += 1
 
     def _load(self, item: Item) -> None:
         if item.key in self._unreadable:

@@ -62,10 +62,12 @@ def _average_caption(
     mass = np.zeros((len(pieces), len(taxonomy)))
     for item, member in zip(items, members, strict=True):
         held = _token_of_piece(item, pieces)
-        p = np.where(held >= 0, sigmoid(item.token_logit / member.tuned.token_temperature)[held], 0.0)
+        # behind the last token stands one without probability: -1 takes it, also where there is no token at all
+        p = np.append(sigmoid(item.token_logit / member.tuned.token_temperature), 0.0)[held]
+        p_type = np.append(item.p_type, np.zeros((1, item.p_type.shape[1])), axis=0)[held]
         columns = [taxonomy.index(name) for name in member.taxonomy]
         p_token += p / len(members)
-        mass[:, columns] += p[:, None] * item.p_type[held] / len(members)
+        mass[:, columns] += p[:, None] * p_type / len(members)
     unscored = tuple(
         _first_reason(reasons, members) for reasons in zip(*(item.unscored for item in items), strict=True)
     )

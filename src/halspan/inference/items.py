@@ -33,45 +33,52 @@ class Task:
         image: in RGB.
         text: the text.
         caption: it with its sentences; None where it has none.
+        name: what an error calls it, such as "item 3: "; empty where there is only one.
     """
 
     image: Image.Image
     text: str
     caption: Caption | None
+    name: str = ""
 
     @classmethod
-    def of(cls, image: Image.Image, text: str, sentences: Ranges | None, *, number: int = 0) -> "Task":
+    def of(cls, image: Image.Image, text: str, sentences: Ranges | None, *, name: str = "") -> "Task":
         """Make one; sentences are found unless they are given.
 
         Raises:
             DataError: the text is no text, or a sentence does not fit it.
         """
-        return cls(image, text, _caption(text, sentences, number))
+        return cls(image, text, _caption(text, sentences, name), name)
 
     def unscored(self) -> Prediction:
         """Say that nothing can be said."""
         return Prediction(self.text, (), (), (Unscored(0, len(self.text), self.text, NO_SENTENCE),))
 
 
-def group_items(items: Iterable[Item]) -> Iterator[list[Task]]:
+def group_items(items: Iterable[Item]) -> Iterator[list[Task] | DataError]:
     """Read images and find sentences, one item at a time; neighbours with the same path are put together.
 
     Pictures in memory are taken as they are when their item comes: they may change until the next one does.
 
-    Raises:
-        DataError: an item is neither a pair nor a triple, an image cannot be read, a text is no text, or a sentence
-            does not fit it; says which item.
+    Returns:
+        Texts about one image; or, in the place of an item that cannot be used, what is wrong: it is neither a pair nor
+        a triple, its image cannot be read, its text is no text, or a sentence does not fit it.
     """
     tasks: list[Task] = []
     last: str | None = None
     for number, item in enumerate(items):
+        name = f"item {number}: "
         try:
             place, text, sentences = _parts(item)
             path = fspath(place) if isinstance(place, str | PathLike) else None
-            is_same = path is not None and path == last and len(tasks) < _MOST_TOGETHER
-            task = Task.of(tasks[0].image if is_same else read_image(place), text, sentences, number=number)
+            is_same = bool(tasks) and path is not None and path == last and len(tasks) < _MOST_TOGETHER
+            task = Task.of(tasks[0].image if is_same else read_image(place), text, sentences, name=name)
         except DataError as error:
-            raise DataError(f"item {number}: {error}") from None
+            if tasks:
+                yield tasks
+            tasks = []
+            yield DataError(f"{name}{error}")
+            continue
         if tasks and not is_same:
             yield tasks
             tasks = []
@@ -121,7 +128,7 @@ def _parts(item: Item) -> tuple[ImageLike, str, Ranges | None]:
     raise DataError(f"{show(item)} is neither (image, text) nor (image, text, sentences)")
 
 
-def _caption(text: str, sentences: Ranges | None, number: int) -> Caption | None:
+def _caption(text: str, sentences: Ranges | None, name: str) -> Caption | None:
     if not isinstance(text, str):
         raise DataError(f"text: {show(text)} is {kind(text)}, not text; write it as a string")
     if text.strip():
@@ -137,4 +144,4 @@ def _caption(text: str, sentences: Ranges | None, number: int) -> Caption | None
             f"sentences: {show(sentences)} are no ranges; give a list of (start, end), characters of the text"
         ) from None
     ranges = tuple(Sentence(*pair) for pair in pairs)
-    return Caption(str(number), "in memory", "unknown", "image_to_text", text, ranges)
+    return Caption(name.removesuffix(": ") or "text", "in memory", "unknown", "image_to_text", text, ranges)

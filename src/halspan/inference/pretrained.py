@@ -1,30 +1,31 @@
 """A detector to take away: loaded from a folder or the hub, it scores texts about images."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 import torch
 from PIL.Image import Image
 
 import halspan
 from halspan.core import captions as core
-from halspan.core.errors import ModelError
+from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
 from halspan.data.rows import Row
+from halspan.inference.answers import Answers
 from halspan.inference.card import write_card
 from halspan.inference.hub import download, upload
 from halspan.inference.items import ImageLike, Item, Ranges, Task, group_items, read_image
 from halspan.inference.results import Prediction
 from halspan.inference.scoring import CaptionScores, ReadImage
 from halspan.inference.tuning import Tuned, predict
-from halspan.inference.windows import score_texts
+from halspan.inference.windows import Refuse, score_texts
 from halspan.models.detector import SpanDetector
+from halspan.models.devices import find_device
 from halspan.models.encoding import RowEncoder
 from halspan.models.export import write_weights
 from halspan.models.load import load_detector
@@ -33,6 +34,7 @@ from halspan.models.record import SCHEMA, BackboneRecord, DetectorRecord, model_
 from halspan.models.spec import ModelSpec
 
 BATCH_TOKENS = 16_384
+OnError = Literal["raise", "return"]
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -110,15 +112,15 @@ class Detector:
             revision: commit, tag or branch of a hub id.
 
         Raises:
-            ModelError: there is no detector, it is damaged, unsafe or not what its record says, or its backbone is not
-                the one that it was trained on; says what differs and what to do.
+            ModelError: there is no detector, it is damaged, unsafe or not what its record says, its backbone is not
+                the one that it was trained on, or there is no such device; says what differs and what to do.
         """
-        if dtype is not None and dtype not in _DTYPES:
+        if dtype is not None and not (isinstance(dtype, str | torch.dtype) and dtype in _DTYPES):
             raise ModelError(f"dtype: {dtype!r} is not possible; one of float32, bfloat16")
+        where = find_device(device)
         folder, blobs = Path(folder_or_hub_id), None
         if not folder.exists():
             folder, blobs = download(str(folder_or_hub_id), revision)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         detector, encoder, spec, record = load_detector(
             folder,
             device=where,
@@ -230,31 +232,46 @@ class Detector:
             DataError: the image cannot be read, the text is no text, or a sentence does not fit it.
             ModelError: the image alone does not fit the window, or scores are not finite numbers.
         """
-        return next(self._predict([[Task.of(read_image(image), text, sentences)]], BATCH_TOKENS))
+        task = Task.of(read_image(image), text, sentences)
+        return next(iter(self._answer([[task]], BATCH_TOKENS, are_errors_given=False)))  # type: ignore[return-value]
 
-    def predict_many(self, items: Iterable[Item], *, batch_tokens: int = BATCH_TOKENS) -> Iterator[Prediction]:
+    @overload
+    def predict_many(
+        self, items: Iterable[Item], *, batch_tokens: int = ..., on_error: Literal["raise"] = ...
+    ) -> Iterator[Prediction]: ...
+
+    @overload
+    def predict_many(
+        self, items: Iterable[Item], *, batch_tokens: int = ..., on_error: Literal["return"]
+    ) -> Iterator[Prediction | HalspanError]: ...
+
+    def predict_many(
+        self, items: Iterable[Item], *, batch_tokens: int = BATCH_TOKENS, on_error: OnError = "raise"
+    ) -> Iterator[Prediction | HalspanError] | Iterator[Prediction]:
         """Score texts about images, in their order; neighbours with the same path share its encoding.
 
         Args:
             items: pairs of image and text, or triples with the sentences; as for `predict`.
             batch_tokens: most tokens of one forward pass, padding and images included; changes speed and memory, no
                 result.
+            on_error: `raise` ends at the first item that cannot be scored, behind the results of all items before it;
+                `return` gives its error in the place of its result, and goes on.
 
         Raises:
-            DataError: as `predict`.
-            ModelError: as `predict`.
+            ConfigError: `on_error` is neither.
+            DataError: as `predict`; says which item.
+            ModelError: as `predict`; scores that are not finite numbers are raised in either case.
         """
-        return self._predict(group_items(items), batch_tokens)
+        if on_error not in get_args(OnError):
+            raise ConfigError(f"on_error: must be 'raise' or 'return', got {on_error!r}")
+        return self._answer(group_items(items), batch_tokens, are_errors_given=on_error == "return")
 
-    def _predict(self, groups: Iterable[Sequence[Task]], batch_tokens: int) -> Iterator[Prediction]:
-        waiting: deque[Task] = deque()
-        scores = self._score(_take_rows(groups, waiting), batch_tokens)
-        for prediction in predict(scores, self.tuned, self.taxonomy):
-            while waiting[0].caption is not prediction.caption:
-                yield waiting.popleft().unscored()
-            waiting.popleft()
-            yield Prediction.of(prediction, threshold=self.tuned.threshold)
-        yield from (task.unscored() for task in waiting)
+    def _answer(
+        self, groups: Iterable[Sequence[Task] | HalspanError], batch_tokens: int, *, are_errors_given: bool
+    ) -> Iterator[Prediction | HalspanError]:
+        answers = Answers(groups, threshold=self.tuned.threshold, are_errors_given=are_errors_given)
+        scores = self._score(answers.rows(), batch_tokens, on_refused=answers.fail)
+        return answers.settle(predict(scores, self.tuned, self.taxonomy))
 
     def score(
         self, rows: Iterable[Row], *, read_image: ReadImage = load_image, batch_tokens: int = BATCH_TOKENS
@@ -279,20 +296,20 @@ class Detector:
         return self._score(((read_image(row.image), row.captions) for row in rows), batch_tokens)
 
     def _score(
-        self, rows: Iterable[tuple[Image, Sequence[core.Caption]]], batch_tokens: int
+        self,
+        rows: Iterable[tuple[Image, Sequence[core.Caption]]],
+        batch_tokens: int,
+        *,
+        on_refused: Refuse | None = None,
     ) -> Iterator[CaptionScores]:
-        is_causal = self._spec.context == "causal"
-        return score_texts(self._detector, self._encoder, rows, is_causal=is_causal, batch_tokens=batch_tokens)
-
-
-def _take_rows(
-    groups: Iterable[Sequence[Task]], waiting: deque[Task]
-) -> Iterator[tuple[Image, Sequence[core.Caption]]]:
-    """Give the rows of a forward pass, and put what was asked for where its results are waited for."""
-    for tasks in groups:
-        waiting.extend(tasks)
-        if captions := [task.caption for task in tasks if task.caption is not None]:
-            yield tasks[0].image, captions
+        return score_texts(
+            self._detector,
+            self._encoder,
+            rows,
+            is_causal=self._spec.context == "causal",
+            batch_tokens=batch_tokens,
+            on_refused=on_refused,
+        )
 
 
 def _read_tuned(folder: Path, record: DetectorRecord) -> Tuned:

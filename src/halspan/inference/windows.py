@@ -10,7 +10,7 @@ Axes: `token` (of one caption).
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -21,10 +21,13 @@ from numpy import ndarray
 from PIL.Image import Image
 
 from halspan.core.captions import Caption
+from halspan.core.errors import ModelError
 from halspan.inference.scoring import CaptionScores, score_batch
 from halspan.models.batch import EncodedCaption, EncodedRow
 from halspan.models.detector import SpanDetector
 from halspan.models.encoding import RowEncoder
+
+Refuse = Callable[[Sequence[Caption], ModelError], None]
 
 CONTEXT_SHARE = 4  # a window's share of context: one in so many tokens
 
@@ -90,6 +93,7 @@ def score_texts(
     *,
     is_causal: bool,
     batch_tokens: int,
+    on_refused: Refuse | None = None,
 ) -> Iterator[CaptionScores]:
     """Score captions of any length, in their order; no more rows are read ahead than one forward pass takes.
 
@@ -99,6 +103,7 @@ def score_texts(
         rows: images, each with captions of it.
         is_causal: whether a token sees only what comes before it.
         batch_tokens: tokens of one forward pass, padding and images included; a longer line has one of its own.
+        on_refused: is told which captions cannot be scored, and why; None raises it.
 
     Raises:
         ModelError: the prompt alone does not fit the window, or scores are not finite numbers.
@@ -106,7 +111,13 @@ def score_texts(
     waiting: deque[_Read] = deque()
     batch = _Pass(detector, encoder)
     for image, captions in rows:
-        row, room = encoder.encode_whole(image, captions)
+        try:
+            row, room = encoder.encode_whole(image, captions)
+        except ModelError as error:
+            if on_refused is None:
+                raise
+            on_refused(captions, error)
+            continue
         reads = [_Read(whole, plan_windows(whole.token_sentence, room, is_causal=is_causal)) for whole in row.captions]
         waiting.extend(reads)
         parts = {id(part): (read, number) for read in reads for number, part in enumerate(read.parts)}

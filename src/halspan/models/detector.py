@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from peft import PeftModel
-from peft.helpers import disable_input_dtype_casting
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from halspan.models.families import DEFAULT, FAMILIES
 from halspan.models.heads import SentenceHead, TokenHead
 from halspan.models.lora import add_lora
 from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.passes import Pass, current_pass, watch
 from halspan.models.spec import LoraSpec, ModelSpec
 
 _SAME_STATES = 0.05  # relative difference; bfloat16 alone makes some
@@ -53,9 +53,39 @@ def build_detector(
     detector = SpanDetector(
         backbone, lora=spec.lora, n_types=len(taxonomy), gradient_checkpointing=spec.gradient_checkpointing
     )
+    if spec.image:
+        _check_image_settings(detector, encoder, spec)
     if backbone.family is DEFAULT:
         _check_default_row(detector, encoder, backbone.model.config.model_type)
     return detector, encoder
+
+
+def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+    """Encode a caption of an image whose sides are multiples of no patch, and nearly the same: one tile holds it."""
+    image = Image.linear_gradient("L").convert("RGB").resize((151, 149))
+    text = "A photo of a street."
+    caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
+    row = encoder.encode(image, [caption], targets=False)
+    return collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
+
+
+@torch.no_grad()
+def _check_image_settings(detector: "SpanDetector", encoder: RowEncoder, spec: ModelSpec) -> None:
+    """Show an image to the vision tower.
+
+    Raises:
+        ModelError: by the settings of the image processor, images have a shape that the tower cannot take.
+    """
+    detector.eval()  # dropout would draw random numbers
+    try:
+        detector.embed(_example(detector, encoder))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        own = {name: getattr(encoder.processor.image_processor, name, None) for name in spec.image}
+        raise ModelError(
+            f"model.image: the vision tower of {spec.backbone!r} cannot take the images that {spec.image} makes "
+            f"({_short(error)}); its own settings are {own}: leave out what does not fit it"
+        ) from None
+    detector.train()
 
 
 @torch.no_grad()
@@ -65,15 +95,12 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
     Raises:
         ModelError: they differ, so the family wants something that the default row does not give it.
     """
-    text = "A photo of a street."
-    caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
-    row = encoder.encode(Image.linear_gradient("L").convert("RGB"), [caption], targets=False)
-    batch = collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
+    batch = _example(detector, encoder)
     detector.eval()
     try:
         ours, own = detector.states(batch).float(), detector.own_states(batch).float()
     except (RuntimeError, TypeError, ValueError) as error:
-        wrong = f"the model cannot read a row: {' '.join(str(error).split())[:200]}"
+        wrong = f"the model cannot read a row: {_short(error)}"
     else:
         difference = float((ours - own).norm() / own.norm())
         wrong = "" if difference < _SAME_STATES else f"states are not the model's own: they differ by {difference:.0%}"
@@ -84,6 +111,10 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
             f"default row {wrong}. It wants other positions, masks or inputs: add a row with `complete` or "
             f"`prompt_blocks`; families with a row: {', '.join(FAMILIES)}"
         )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 class SpanDetector(nn.Module):
@@ -109,14 +140,10 @@ class SpanDetector(nn.Module):
         model, family = backbone.model, backbone.family
         self.family = family
         self._dtype: torch.dtype = model.dtype
-        self._decoded: Tensor | None = None
         self._kinds = layer_kinds(model.config.get_text_config())
-        self._masks: dict[str, Tensor] = {}
         paths = (plain_path(name) for name, _ in model.named_parameters())
         self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
-        decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
-        decoder.register_forward_pre_hook(self._give_masks, with_kwargs=True)
-        decoder.register_forward_hook(self._keep_states)
+        watch(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
         self.backbone = model if lora is None else add_lora(model, family, lora)
         run_frozen_towers_without_grad(model, family)
         if gradient_checkpointing:
@@ -127,7 +154,7 @@ class SpanDetector(nn.Module):
 
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
-        decoded = self._decode(batch)
+        decoded = self._run(batch).states
         states = decoded[batch.token_row, batch.token_position].float()
         expectations = decoded[batch.token_row, batch.token_expectation].float()
         ids = batch.inputs["input_ids"][batch.token_row, batch.token_position]
@@ -139,7 +166,15 @@ class SpanDetector(nn.Module):
 
     def states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Give the backbone's last hidden state, after its final norm, at each caption token."""
-        return self._decode(batch)[batch.token_row, batch.token_position]
+        return self._run(batch).states[batch.token_row, batch.token_position]
+
+    def embed(self, batch: Batch) -> None:
+        """Run what comes before the text decoder: the vision tower, whose features take their places among the tokens.
+
+        Raises:
+            Exception: whatever the backbone says of images of a shape that it cannot take.
+        """
+        self._run(batch, ends_early=True)
 
     def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Give the states of the model's own forward pass, with the positions and masks that it makes by itself.
@@ -148,38 +183,30 @@ class SpanDetector(nn.Module):
         table is wrong.
         """
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items() if name != "position_ids"}
-        self.backbone(
-            **inputs,
-            attention_mask=torch.ones_like(batch.segments),
-            use_cache=False,
-            logits_to_keep=batch.token_row.new_empty(0),
-        )
-        return self._take_states()[batch.token_row, batch.token_position]
+        with current_pass({}) as this:
+            self.backbone(
+                **inputs,
+                attention_mask=torch.ones_like(batch.segments),
+                use_cache=False,
+                logits_to_keep=batch.token_row.new_empty(0),
+            )
+        return this.states[batch.token_row, batch.token_position]
 
-    def _decode(self, batch: Batch) -> Float[Tensor, "row position hidden"]:
+    def _run(self, batch: Batch, *, ends_early: bool = False) -> Pass:
         device = batch.segments.device.type
-        is_mixed = torch.is_autocast_enabled(device)
-        scores_dtype = torch.get_autocast_dtype(device) if is_mixed else self._dtype
+        scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
         blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
         order = inputs["position_ids"]
-        self._masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
-        # autocast does what peft's own casting is for; both together cast back and forth (a tenth of the time)
-        with disable_input_dtype_casting(self.backbone, active=is_mixed):
+        masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
                 **self.family.complete(self._base_model(), inputs, batch.segments),
-                attention_mask=next(iter(self._masks.values())),  # spares making one; the decoder gets its own
+                attention_mask=next(iter(masks.values())),  # spares making one; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
             )
-        self._masks = {}
-        return self._take_states()
-
-    def _take_states(self) -> Float[Tensor, "row position hidden"]:
-        decoded, self._decoded = self._decoded, None
-        if decoded is None:
-            raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
-        return decoded
+        return this
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Give all that training changes: adapters and heads, on the CPU."""
@@ -225,10 +252,3 @@ class SpanDetector(nn.Module):
 
     def _base_model(self) -> Any:
         return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
-
-    def _give_masks(self, _module: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Give the decoder a mask for each kind of layer; what is around it would pass on only one."""
-        return inputs, named | ({"attention_mask": self._masks} if len(self._masks) > 1 else {})
-
-    def _keep_states(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self._decoded = output.last_hidden_state

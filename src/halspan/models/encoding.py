@@ -1,6 +1,7 @@
 """From an image and captions to what a detector reads; captions are tokenised on their own, so offsets are exact."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
+from tokenizers import Tokenizer
 
-from halspan.core.alignment import range_of_token
+from halspan.core.alignment import fit_offsets, range_of_token
 from halspan.core.captions import Caption
 from halspan.core.errors import ModelError
 from halspan.core.targets import build_targets
@@ -36,6 +38,7 @@ class RowEncoder:
 
     def __init__(self, processor: Any, spec: ModelSpec, taxonomy: Sequence[str]) -> None:
         self._processor = processor
+        self._tokenizer = _tokenizer_of_captions(processor.tokenizer)
         self._spec = spec
         self._taxonomy = tuple(taxonomy)
         self._prompt = render_prompt(processor, spec.prompt)
@@ -81,7 +84,7 @@ class RowEncoder:
             ModelError: the prompt alone does not fit the window.
         """
         row, room = self._encode_row(image)
-        whole = (self._build(caption, *self._tokenize(caption.text), targets=False) for caption in captions)
+        whole = (self._build(caption, *self._tokenize(caption), targets=False) for caption in captions)
         return replace(row, captions=tuple(whole)), room
 
     def lines(self, row: EncodedRow) -> list[EncodedRow]:
@@ -132,24 +135,20 @@ class RowEncoder:
 
     def _encode_caption(self, caption: Caption, room: int, targets: bool) -> EncodedCaption:
         key = (caption, targets)
-        if key not in self._cache:
+        whole = self._cache.get(key)
+        if whole is None:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()
-            ids, offsets = self._tokenize(caption.text)
-            self._cache[key] = self._build(caption, ids, offsets, targets)
-        whole = self._cache[key]
+            whole = self._cache[key] = self._build(caption, *self._tokenize(caption), targets)
         if len(whole.ids) <= room:
             return whole
         kept = _cut(whole.token_sentence, room)
         return self._build(caption, whole.ids[:kept], whole.offsets[:kept], targets, cut_from=whole)
 
-    def _tokenize(self, text: str) -> tuple[Int[ndarray, "token"], Int[ndarray, "token 2"]]:
-        # what looks like a special token in a caption is text: an image placeholder there would ask for an image
-        tokens = self._processor.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
-        )
-        ids = np.array(tokens["input_ids"], dtype=np.int64)
-        return ids, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    def _tokenize(self, caption: Caption) -> tuple[Int[ndarray, "token"], Int[ndarray, "token 2"]]:
+        tokens = self._tokenizer.encode(caption.text, add_special_tokens=False)
+        offsets = np.array(tokens.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(tokens.ids, dtype=np.int64), fit_offsets(offsets, caption.text, caption.sentences)
 
     def _build(
         self,
@@ -181,6 +180,19 @@ class RowEncoder:
             None if sentence in present else too_late if sentence in cut else "the tokenizer finds no token in it"
             for sentence in range(n_sentences)
         )
+
+
+def _tokenizer_of_captions(tokenizer: Any) -> Tokenizer:
+    """Copy the fast tokenizer behind a tokenizer, which stays as it is, for captions.
+
+    What looks like a special token in a caption is text: an image placeholder there would ask for an image. To say so
+    in each call would switch the tokenizer that prompts are read with, in the middle of another thread's call.
+    """
+    own: Tokenizer = deepcopy(tokenizer.backend_tokenizer)
+    own.encode_special_tokens = True
+    own.no_truncation()
+    own.no_padding()
+    return own
 
 
 def render_prompt(processor: Any, prompt: str) -> str:

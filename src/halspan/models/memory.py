@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from halspan.core.errors import ModelError
 from halspan.models.families import Family
+from halspan.models.passes import replace_forward
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -47,7 +49,12 @@ def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:
             break
         frozen.append(pattern)
     for module in list(_outermost(model, frozen)):
-        module.forward = torch.no_grad()(module.forward)
+        replace_forward(module, _run_without_grad)
+
+
+@torch.no_grad()
+def _run_without_grad(module: nn.Module, *inputs: Any, **named: Any) -> Any:
+    return type(module).forward(module, *inputs, **named)
 
 
 def _outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ packed and dequantised where they are used.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -22,6 +23,7 @@ from typing_extensions import override
 from halspan.core.errors import ModelError
 from halspan.models.components import quantisable
 from halspan.models.families import family_of
+from halspan.models.passes import PARAMETRIZING, replace_forward
 
 BLOCK = 64  # weights that share a scale
 _SCALES = 256  # scales that share a scale
@@ -237,37 +239,24 @@ def _wrap(bits: Tensor, state: Any, layer: nn.Module) -> nn.Parameter:
 
 def _parametrize(module: nn.Module, name: str, state: Any) -> None:
     if not parametrize.is_parametrized(module):
-        _Uses(module)
+        replace_forward(module, _run_packed)
     parametrize.register_parametrization(module, name, Dequantize(state), unsafe=True)
 
 
-class _Uses:
-    """Keeps a module's dequantised weights for one pass through it, and nothing of them for the backward pass.
+def _run_packed(module: Any, *inputs: Any, **named: Any) -> Any:
+    """Keep dequantised weights for one pass through their module, and nothing of them for the backward pass.
 
     What backward needs of a weight is computed again from the packed bits, with the adapters that were on it.
-
-    Args:
-        module: with parametrized weights.
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._open: list[ExitStack] = []
-        module.register_forward_pre_hook(self._enter)
-        module.register_forward_hook(self._leave, always_call=True)
-
-    def _enter(self, module: Any, _inputs: Any) -> None:
-        for name in module.parametrizations:
-            # peft reads a weight before it puts the adapter on; what it read must not pass for the adapted one
-            parametrize._cache.pop((id(module), name), None)
-        stack = ExitStack()
+    with ExitStack() as stack:
+        stack.enter_context(PARAMETRIZING)
+        # peft reads a weight before it puts the adapter on; what it read must not pass for the adapted one
+        parametrize._cache.clear()
         stack.enter_context(parametrize.cached())
         # Under gradient checkpointing, which has hooks of its own, what is saved here lives for one layer only.
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
-            stack.enter_context(saved_tensors_hooks(lambda tensor: _pack(module, tensor), _unpack))
-        self._open.append(stack)
-
-    def _leave(self, _module: Any, _inputs: Any, _output: Any) -> None:
-        self._open.pop().close()
+            stack.enter_context(saved_tensors_hooks(partial(_pack, module), _unpack))
+        return type(module).forward(module, *inputs, **named)
 
 
 class _Recipe:
@@ -287,10 +276,10 @@ class _Recipe:
 
 
 def _pack(module: Any, tensor: Tensor) -> Any:
-    for name, steps in module.parametrizations.items():
-        weight = parametrize._cache.get((id(module), name))
+    # of this module alone; but where it is a copy, torch has them under the id of what it was copied from
+    for (_, name), weight in parametrize._cache.items():
         if weight is not None and weight.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
-            return _Recipe(steps, tensor)
+            return _Recipe(module.parametrizations[name], tensor)
     return tensor
 
 

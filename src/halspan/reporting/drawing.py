@@ -1,5 +1,6 @@
 """What the plots of a report share: their form, and marks that differ in more than colour."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from halspan.reporting.figures import MISSING
 from halspan.reporting.svg import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, YELLOW, render
 
 WIDE, HALF, LOW = (9.2, 3.1), (5.2, 4.2), (5.2, 2.5)  # inches
+NARROW = 3.65  # inches; what a phone is wide
 CORRECT: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": "-"}
 INCORRECT: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "--"}
 CHANCE: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1}
@@ -19,6 +21,7 @@ _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, YELLOW)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # 7 beside 8 colours: no pair comes twice in 56 lines
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)))
 _LONGEST_NAME = 24  # characters
+_LONGEST_LABEL = 34  # characters of a line on a narrow page
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,14 @@ class Sketch:
         draw: fills an empty figure.
         size: width and height in inches.
         table: its numbers.
+        narrow: height in inches where it is drawn again for a narrow page; None where it is only scaled or scrolled.
     """
 
     reading: str
     draw: Callable[[Figure], None]
     size: tuple[float, float]
     table: Table
+    narrow: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Plot:
         reading: what it shows; or why it is not there.
         svg: None where it is not there.
         table: its numbers.
+        narrow: the same for a narrow page.
         is_wide: takes the whole width of the page.
     """
 
@@ -64,6 +70,7 @@ class Plot:
     reading: str
     svg: Markup | None = None
     table: Table | None = None
+    narrow: Markup | None = None
     is_wide: bool = False
 
 
@@ -71,8 +78,30 @@ def finish(name: str, title: str, sketch: Sketch | str) -> Plot:
     """Draw a plot, or give the reason in its place."""
     if isinstance(sketch, str):
         return Plot(name, title, sketch)
-    svg = render(f"plot-{name}", sketch.draw, size=sketch.size, title=title, description=sketch.reading)
-    return Plot(name, title, sketch.reading, svg, sketch.table, is_wide=sketch.size[0] > HALF[0])
+    words = {"title": title, "description": sketch.reading}
+    svg, narrow = render(f"plot-{name}", sketch.draw, size=sketch.size, **words), None
+    if sketch.narrow is not None:
+        narrow = render(f"narrow-{name}", _narrowly(sketch.draw), size=(NARROW, sketch.narrow), **words)
+    return Plot(name, title, sketch.reading, svg, sketch.table, narrow, is_wide=sketch.size[0] > HALF[0])
+
+
+def panels(figure: Figure, **options: Any) -> tuple[Axes, Axes]:
+    """Divide a figure in two: side by side, or on a narrow page one above the other."""
+    is_narrow = figure.get_figwidth() <= NARROW
+    first, second = figure.subplots(2, 1, **options) if is_narrow else figure.subplots(1, 2, **options)
+    return first, second
+
+
+def _narrowly(draw: Callable[[Figure], None]) -> Callable[[Figure], None]:
+    """Break the labels of axes, which nothing else keeps within a narrow figure."""
+
+    def drawn(figure: Figure) -> None:
+        draw(figure)
+        for axes in figure.axes:
+            axes.set_xlabel(textwrap.fill(axes.get_xlabel(), _LONGEST_LABEL))
+            axes.set_ylabel(textwrap.fill(axes.get_ylabel(), _LONGEST_LABEL))
+
+    return drawn
 
 
 def series(index: int) -> dict[str, Any]:

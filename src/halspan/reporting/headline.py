@@ -3,12 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halspan.reporting.figures import Figure, look_up, show
+from halspan.reporting.figures import Figure, find_figure, find_reason, look_up, main_part, part_names, show
 from halspan.reporting.paper_table import Row
 
 NEAR = 0.05
 """AUROC by which a control may exceed the best image-blind baseline and still be called near it."""
+FEWEST = 20
+"""Sentences of either class, and images, below which the question whether a detector looks at the image stays open.
+
+With n sentences of each class, AUROC at chance has a standard error of sqrt((2 n + 1) / (12 n^2)) (Mann and Whitney,
+1947): 0.09 for 20 of each, 0.13 for 10, 0.19 for 5. With fewer, chance alone spans most of the way to a good detector,
+and an interval by resampling is too short: where few sentences happen to be ranked without an error, it has no width.
+"""
 _CHANCE = 0.5
+_OPEN = "whether it looks at the image is open"
+_WITHOUT = "without_train_texts"
 
 
 def best_blind_baseline(rows: Sequence[Row]) -> Row | None:
@@ -17,14 +26,15 @@ def best_blind_baseline(rows: Sequence[Row]) -> Row | None:
     return max(known, key=lambda row: row.mean.figure.value or 0.0, default=None)
 
 
-def read_headline(rows: Sequence[Row]) -> str:
+def read_headline(metrics: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Say how well the detector does, and whether it has shown that it looks at the image.
 
     It has if the lower end of its interval lies above the upper ends of both its own AUROC with exchanged images and
-    the best image-blind baseline; one of the two alone is not enough. Without an interval the figure stands for both
-    ends.
+    the best image-blind baseline; one of the two alone is not enough. Where an interval is missing, or the data are
+    fewer than `FEWEST`, the question is open.
 
     Args:
+        metrics: what `metrics.json` holds.
         rows: of the paper's table.
     """
     detector = next(
@@ -33,6 +43,8 @@ def read_headline(rows: Sequence[Row]) -> str:
     if detector.value is None:
         return f"There is no AUROC of the detector: {detector.reason}."
     told = f"The detector tells incorrect sentences from correct ones with an AUROC of {with_interval(detector)}"
+    if why := _why_open(metrics, detector):
+        return f"{told}; {why}, so {_OPEN}."
     low, _ = _ends(detector)
     if low <= _CHANCE:
         return f"{told}, which is not shown to be better than chance ({_CHANCE})."
@@ -40,6 +52,16 @@ def read_headline(rows: Sequence[Row]) -> str:
         (row.mean.figure for row in rows if row.name == "blind"), Figure(None, reason="they were not exchanged")
     )
     return f"{told}{_read_controls(low, blind, best_blind_baseline(rows))}"
+
+
+def read_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Say what parts have lost to training: captions left out, and what the figures are without texts of train."""
+    return [
+        note
+        for part in part_names(metrics)
+        for note in (_note_left_out(metrics, part), _note_texts(metrics, part))
+        if note
+    ]
 
 
 def read_gain(metrics: Mapping[str, Any]) -> list[str]:
@@ -59,6 +81,44 @@ def with_interval(figure: Figure) -> str:
     return f"{show(figure.value)} (95 % interval {show(figure.interval[0])} to {show(figure.interval[1])})"
 
 
+def _note_left_out(metrics: Mapping[str, Any], part: str) -> str:
+    n = look_up(metrics, part, "n", "left_out")
+    return f"{part}: {find_reason(metrics, part, 'n', 'left_out')}." if n else ""
+
+
+def _note_texts(metrics: Mapping[str, Any], part: str) -> str:
+    n = look_up(metrics, part, "n") or {}
+    if not n.get("sentences_in_train"):
+        return ""
+    auroc = find_figure(metrics, (part, _WITHOUT), "sentence.auroc.macro")
+    said = f"none, {auroc.reason}" if auroc.value is None else with_interval(auroc)
+    return (
+        f"{part}: {n['sentences_in_train']:,} of {n['sentences']:,} sentences and {n['captions_in_train']:,} of "
+        f"{n['captions']:,} captions occur word for word in train; AUROC without them: {said}."
+    )
+
+
+def _why_open(metrics: Mapping[str, Any], detector: Figure) -> str:
+    """Say why nothing follows from the detector's figure; empty if something may."""
+    part = main_part(metrics) or ""
+    incorrect, correct = (_count_judged(metrics, part, label) for label in ("incorrect", "correct"))
+    images = look_up(metrics, part, "n", "images") or 0
+    if min(incorrect, correct, images) < FEWEST:
+        return (
+            f"that is of {incorrect:,} incorrect and {correct:,} correct sentences on {images:,} images, and fewer "
+            f"than {FEWEST} of any of these say too little"
+        )
+    if detector.interval is None:
+        return f"its interval is not known ({find_reason(metrics, part, 'ci95', 'sentence', 'auroc', 'macro')})"
+    return ""
+
+
+def _count_judged(metrics: Mapping[str, Any], part: str, label: str) -> int:
+    """Count the scored sentences of a label, whichever direction they are of."""
+    slices = look_up(metrics, part, "slices", "direction") or {}
+    return sum(look_up(each, "n", label) or 0 for each in slices.values())
+
+
 def _read_controls(low: float, blind: Figure, baseline: Row | None) -> str:
     best = baseline.mean.figure if baseline else None
     if baseline and best and low <= _ends(best)[1]:
@@ -67,19 +127,28 @@ def _read_controls(low: float, blind: Figure, baseline: Row | None) -> str:
             "so it has not shown that it looks at the image."
         )
     if blind.value is None:
-        return f"; with exchanged images there is no figure ({blind.reason}), so whether it looks at the image is open."
+        return f"; with exchanged images there is no figure ({blind.reason}), so {_OPEN}."
     if low <= _ends(blind)[1]:
         return (
             f"; with exchanged images it still reaches {with_interval(blind)}, "
             "so it has not shown that it looks at the image."
         )
-    fall = f"; with exchanged images it falls to {show(blind.value)}"
-    if baseline is None or best is None or best.value is None:
-        return f"{fall}, so it looks at the image; there is no image-blind baseline to hold that against."
-    named = f"the best image-blind baseline ({baseline.title}, {show(best.value)})"
-    if blind.value > best.value + NEAR:
-        return f"{fall}: it looks at the image, but tells more from the text alone than {named}."
-    return f"{fall}, {'below' if blind.value < best.value - NEAR else 'near'} {named}, so it looks at the image."
+    return f"; with exchanged images it falls to {show(blind.value)}{_read_fall(blind, blind.value, baseline)}"
+
+
+def _read_fall(blind: Figure, value: float, baseline: Row | None) -> str:
+    """Say what follows where the detector lies above both controls, as far as their intervals are known."""
+    if blind.interval is None:
+        return f" (no interval), so {_OPEN}."
+    if baseline is None or baseline.mean.figure.value is None:
+        return ", so it looks at the image; there is no image-blind baseline to hold that against."
+    best = baseline.mean.figure.value
+    named = f"the best image-blind baseline ({baseline.title}, {show(best)})"
+    if baseline.mean.figure.interval is None:
+        return f"; {named} has no interval, so {_OPEN}."
+    if value > best + NEAR:
+        return f": it looks at the image, but tells more from the text alone than {named}."
+    return f", {'below' if value < best - NEAR else 'near'} {named}, so it looks at the image."
 
 
 def _signed(gain: Mapping[str, Any]) -> str:

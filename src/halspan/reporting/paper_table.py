@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from halspan.core.printable import inert_cell, printable
 from halspan.metrics.self_preference import family_of_generator
 from halspan.reporting.figures import MISSING, Figure, find_figure, look_up, main_part
 
@@ -98,12 +99,12 @@ def to_csv(table: PaperTable) -> str:
     """Write the table as comma-separated values, with the ends of the mean's interval in columns of their own."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["detector", "kind", "family", *map(_inert, table.generators), "mean", "mean_low", "mean_high"])
+    writer.writerow(["detector", "kind", "family", *map(inert_cell, table.generators), "mean", "mean_low", "mean_high"])
     for row in table.rows:
         values = [*(cell.figure.value for cell in row.cells), row.mean.figure.value]
         values += row.mean.figure.interval or (None, None)
         numbers = ["" if value is None else f"{100 * value:.1f}" for value in values]
-        writer.writerow([_inert(_full_title(row)), row.kind, _inert(row.family or ""), *numbers])
+        writer.writerow([inert_cell(_full_title(row)), row.kind, inert_cell(row.family or ""), *numbers])
     return file.getvalue()
 
 
@@ -174,9 +175,4 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _escape(text: str) -> str:
     """Keep a name from being read as Markdown or HTML, or from ending its cell."""
-    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", " ".join(text.split()))
-
-
-def _inert(text: str) -> str:
-    """Keep a spreadsheet from computing a name that starts like a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", printable(" ".join(text.split())))

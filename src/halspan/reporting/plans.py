@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
+from halspan.console import WholeTable, new_table
 from halspan.models.inventory import gib
 from halspan.models.plan import Plan
 from halspan.models.remedies import Device, Remedy
-from halspan.reporting.tables import PLAIN, weights_table
+from halspan.reporting.tables import weights_table
 
 
-def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[Table | str]:
+def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[WholeTable | str]:
     """Give everything to print about a plan, in order.
 
     Args:
@@ -18,7 +17,7 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
         devices: that there are; none where there is none of the kind asked for.
         remedies: for a plan that does not fit.
     """
-    parts: list[Table | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
+    parts: list[WholeTable | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
     if devices:
         parts.append(devices_table(plan, devices))
     else:
@@ -26,9 +25,9 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
     return [*parts, "", remedies_table(remedies)] if remedies else parts
 
 
-def memory_table(plan: Plan) -> Table:
+def memory_table(plan: Plan) -> WholeTable:
     """Show what the peak is made of, beside the peak of a plain 4-bit load."""
-    table = _table("Memory of one device in training (estimate)", "", "this plan", "plain 4-bit load")
+    table = new_table("Memory of one device in training (estimate)", "", "this plan", "plain 4-bit load")
     rows = {
         "frozen weights": (plan.frozen, plan.naive_frozen),
         "adapters and heads": (plan.trained, plan.trained),
@@ -46,24 +45,17 @@ def memory_table(plan: Plan) -> Table:
     return table
 
 
-def devices_table(plan: Plan, devices: Sequence[Device]) -> Table:
+def devices_table(plan: Plan, devices: Sequence[Device]) -> WholeTable:
     """Show whether a plan fits the devices there are, at least one."""
-    table = _table("Devices", "device", "free", "of", "fits")
+    table = new_table("Devices", "device", "free", "of", "fits")
     for device in devices:
         table.add_row(device.name, gib(device.free), gib(device.total), "yes" if plan.peak <= device.free else "no")
     return table
 
 
-def remedies_table(remedies: Sequence[Remedy]) -> Table:
+def remedies_table(remedies: Sequence[Remedy]) -> WholeTable:
     """Show the keys that make a plan smaller, each on its own."""
-    table = _table("What makes it smaller", "key", "saves")
+    table = new_table("What makes it smaller", "key", "saves")
     for remedy in remedies:
-        table.add_row(remedy.key.replace("[", r"\["), gib(remedy.saves))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, **PLAIN)
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("", "device", "key") else "right")
+        table.add_row(remedy.key, gib(remedy.saves))
     return table

@@ -142,6 +142,7 @@ def _sketch_generators(bars: Sequence[_Bar]) -> Sketch:
         draw,
         (WIDE[0], 0.9 + 0.3 * len(bars)),
         Table(("generator", "part", "AUROC", "95 % from", "to"), table),
+        narrow=1.1 + 0.3 * len(bars),
     )
 
 
@@ -169,6 +170,7 @@ def _sketch_comparison(rows: Sequence[Row]) -> Sketch:
         draw,
         (WIDE[0], 0.9 + 0.3 * len(rows)),
         Table(("row", "kind", "AUROC", "95 % from", "to"), table),
+        narrow=1.1 + 0.3 * len(rows),
     )
 
 

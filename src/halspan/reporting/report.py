@@ -16,8 +16,10 @@ from halspan.core.files import write_text
 from halspan.reporting.drawing import Plot
 from halspan.reporting.figures import look_up, main_part, part_names, show
 from halspan.reporting.gallery import OUTCOMES, ReadImage, gallery_data
-from halspan.reporting.headline import NEAR, read_gain, read_headline
+from halspan.reporting.headline import FEWEST, NEAR, read_gain, read_headline, read_notes
+from halspan.reporting.origin import origin_lines
 from halspan.reporting.paper_table import PaperTable, paper_table, to_csv, to_markdown
+from halspan.reporting.plain_words import explain_figures
 from halspan.reporting.plots import draw_comparison, draw_curves, draw_generators, draw_preference
 from halspan.reporting.sections import (
     COUNTS,
@@ -89,8 +91,11 @@ def _render(
         style=Markup(style),
         detector=dict.fromkeys(("name", "backbone", "family", "random_weights")) | (metrics.get("detector") or {}),
         main=main,
+        origin=list(origin_lines(metrics)),
+        in_words=explain_figures(metrics, main) if main else [],
         parts=[_part(metrics, name) for name in part_names(metrics)],
-        reading=read_headline(table.rows),
+        reading=read_headline(metrics, table.rows),
+        notes=read_notes(metrics),
         gains=read_gain(metrics),
         cards=headline_cards(metrics, main, table.rows) if main else [],
         comparison=draw_comparison(table.rows),
@@ -105,7 +110,7 @@ def _render(
         costs=list(cost_lines(metrics, table.rows)),
         captions=captions,
         outcomes=OUTCOMES,
-        limits={"near": NEAR, "drift": DRIFT, "min_sentences": MIN_SENTENCES},
+        limits={"near": NEAR, "fewest": FEWEST, "drift": DRIFT, "min_sentences": MIN_SENTENCES},
         reasons=metrics.get("reasons") or {},
     )
 

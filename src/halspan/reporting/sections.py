@@ -17,6 +17,9 @@ COUNTS = {
     "unscored": "sentences without a score",
     "spans": "annotated spans",
     "no_span": "incorrect sentences without a span",
+    "captions_in_train": "captions that occur in train",
+    "sentences_in_train": "sentences that occur in train",
+    "left_out": "captions left out for training",
 }
 _RATES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _MATCHES = {
@@ -47,6 +50,13 @@ GROUPS: dict[str, dict[str, str]] = {
         f"span.{match}.{rate}": f"{title}: {name}" for match, title in _MATCHES.items() for rate, name in _RATES.items()
     },
     "Tokens": {f"token.{rate}": f"token {name}" for rate, name in _RATES.items()},
+}
+_WITHOUT = "without_train_texts"
+_OF_WITHOUT = {
+    path: title
+    for group in GROUPS.values()
+    for path, title in group.items()
+    if path in ("sentence.auroc.macro", "sentence.auroc.pooled", "span.char.f1", "span.typed_char_f1")
 }
 
 
@@ -110,11 +120,17 @@ def headline_cards(metrics: Mapping[str, Any], part: str, rows: Sequence[Row]) -
 def figure_groups(metrics: Mapping[str, Any]) -> dict[str, list[Line]]:
     """Give every figure of every part, parts in columns; a group that no part has is left out."""
     parts = part_names(metrics)
-    return {
+    groups = {
         title: [Line(name, [find_figure(metrics, (part,), path) for part in parts]) for path, name in figures.items()]
         for title, figures in GROUPS.items()
         if any(look_up(metrics, part, next(iter(figures)).split(".")[0]) for part in parts)
     }
+    if any(look_up(metrics, part, _WITHOUT) for part in parts):
+        groups["Without sentences that occur in train"] = [
+            Line(name, [find_figure(metrics, (part, _WITHOUT), path) for part in parts])
+            for path, name in _OF_WITHOUT.items()
+        ]
+    return groups
 
 
 def generator_lines(metrics: Mapping[str, Any], part: str) -> list[tuple[Mapping[str, int], Line]]:

@@ -18,6 +18,7 @@ from halspan.reporting.drawing import (
     finish,
     label,
     number_or_gap,
+    panels,
     span_of,
 )
 from halspan.reporting.figures import find_reason, look_up, show
@@ -57,7 +58,7 @@ def sketch_position(figures: Mapping[str, Any]) -> Sketch:
     aurocs = [row["auroc"] for row in rows]
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
+        left, right = panels(figure)
         for kind, style in (("incorrect", INCORRECT), ("correct", CORRECT)):
             left.plot(number_or_gap([row["mean"][kind] for row in rows]), label=f"{kind} sentences", **style)
         left.set(ylabel="mean P(incorrect)", ylim=(-0.02, 1.02))
@@ -71,7 +72,7 @@ def sketch_position(figures: Mapping[str, Any]) -> Sketch:
             axes.set(xlabel="position in the caption (1 = first sentence)")
             axes.legend(loc="best")
 
-    return Sketch(_read_position(rows, pooled), draw, WIDE, _table("position", names, rows))
+    return Sketch(_read_position(rows, pooled), draw, WIDE, _table("position", names, rows), narrow=5.6)
 
 
 def sketch_length(figures: Mapping[str, Any]) -> Sketch:
@@ -105,7 +106,7 @@ def sketch_type(figures: Mapping[str, Any]) -> Sketch:
     counts = [look_up(slices, name, "n", "incorrect") or 0 for name in names]
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, right = panels(figure, sharey=True)
         places = range(len(names))
         left.plot(number_or_gap(aurocs), places, color=GREEN, marker="^", linestyle="none")
         left.set_yticks(places, [f"{label(name)} ({n:,})" for name, n in zip(names, counts, strict=True)])
@@ -123,7 +124,8 @@ def sketch_type(figures: Mapping[str, Any]) -> Sketch:
         for name, n, auroc, recall in zip(names, counts, aurocs, recalls, strict=True)
     ][::-1]
     height = 1.2 + 0.28 * len(names)
-    return Sketch(reading, draw, (WIDE[0], height), Table(("type", "incorrect", "AUROC", "character recall"), rows))
+    table = Table(("type", "incorrect", "AUROC", "character recall"), rows)
+    return Sketch(reading, draw, (WIDE[0], height), table, narrow=2 * height)
 
 
 def sketch_direction(figures: Mapping[str, Any]) -> Sketch:

@@ -1,12 +1,17 @@
 """What a sweep came to: its runs side by side, their mean and standard deviation."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from halspan.console import WholeTable, new_table
+from halspan.reporting.tables import show
 
-from halspan.reporting.tables import PLAIN, show
+_TITLES = {
+    "sentence.auroc.macro": "AUROC",
+    "span.char.f1": "character F1",
+    "span.typed_char_f1": "typed F1",
+}
 
 
 def main_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -44,22 +49,29 @@ def summarize_sweep(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"runs": list(jobs), "summary": summary}
 
 
-def sweep_table(sweep: Mapping[str, Any]) -> Table:
-    """Show one row per run, then mean and standard deviation.
+def sweep_tables(sweep: Mapping[str, Any]) -> Iterator[WholeTable | str]:
+    """Show for each part one row per run, then mean and standard deviation; at the end, which runs failed and why.
 
     Args:
         sweep: what `summarize_sweep` gave.
     """
-    table = Table(title="Sweep", **PLAIN)
-    table.add_column("run", overflow="fold")
+    by_part: dict[str, list[str]] = {}
     for path in sweep["summary"]:
-        table.add_column(path.replace(".", " "), justify="right")
+        by_part.setdefault(path.partition(".")[0], []).append(path)
+    for part, paths in by_part.items():
+        yield _part_table(sweep, part, paths)
+        yield ""
     for run in sweep["runs"]:
-        figures = [show(run["figures"].get(path)) for path in sweep["summary"]]
-        table.add_row(run["run_name"], *figures)
         if run["error"]:
-            table.add_row(f"[red]{run['error']}")
+            yield f"{run['run_name']} failed: {run['error']}"
+
+
+def _part_table(sweep: Mapping[str, Any], part: str, paths: Sequence[str]) -> WholeTable:
+    figures = [path.partition(".")[2] for path in paths]
+    table = new_table(f"Sweep: {part}", "run", *(_TITLES.get(name, name) for name in figures))
+    for run in sweep["runs"]:
+        table.add_row(run["run_name"], *(show(run["figures"].get(path)) for path in paths))
     table.add_section()
     for name in ("mean", "std"):
-        table.add_row(name, *(show(figures[name]) for figures in sweep["summary"].values()), style="bold")
+        table.add_row(name, *(show(sweep["summary"][path][name]) for path in paths), style="bold")
     return table

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 from typing_extensions import override
 
-from halspan.core.errors import ConfigError, DataError
+from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
@@ -74,11 +75,13 @@ def fit(
         optimizer: rates, decay and schedule.
         loss: weights of the loss terms.
         curves: where curves go.
-        seed: of the order of rows.
+        seed: seed of the order of rows.
 
     Raises:
         DataError: there are no training or no validation rows.
-        ModelError: `last.ckpt` belongs to another detector, or the loss is not a number any more.
+        ConfigError: more steps were taken already than are asked for.
+        ModelError: `last.ckpt` belongs to another detector, the loss is not a number any more, or training ended
+            before its last step.
     """
     if not train or not val:
         raise DataError(
@@ -87,19 +90,24 @@ def fit(
         )
     rows = RowData(train=train, val=val, encode=encode, spec=trainer, seed=seed)
     total_steps = rows.total_steps
-    if n_done := _steps_in(run):
-        logger.info("continuing after optimiser step %d of %d", n_done, total_steps)
-    if n_done < total_steps:
+    check_length(run, trainer, n_rows=len(train))
+    done = Progress.read(run)
+    done.log(total_steps)
+    if done.step < total_steps:
         generators = sorted({caption.generator for row in val for caption in row.captions})
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, generators=generators
         )
+        lightning = _build_trainer(trainer, run, curves, n_rows=len(train))
         with warnings.catch_warnings():
             # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-            _build_trainer(trainer, run, curves, n_rows=len(train)).fit(
-                module, datamodule=rows, ckpt_path=run.last if n_done else None, weights_only=True
+            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+        if lightning.global_step != total_steps:
+            raise ModelError(
+                f"training ended after optimiser step {lightning.global_step} of {total_steps}, although nothing asked "
+                "it to; resume=true goes on from last.ckpt"
             )
     load_trained(detector, run.best)
 
@@ -116,11 +124,60 @@ class StepBar(RichProgressBar):
         return f"{'Training':{len(self.validation_description)}}"
 
 
-def _steps_in(run: RunDirectory) -> int:
-    """Count the optimiser steps behind `last.ckpt`; 0 where there is none."""
-    if not run.last.exists():
-        return 0
-    return int(torch.load(run.last, weights_only=True, map_location="cpu")["global_step"])
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: optimiser steps behind `last.ckpt`; 0 where there is none.
+        of_steps: optimiser steps of the run that wrote it; None where it does not say.
+    """
+
+    step: int = 0
+    of_steps: int | None = None
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> "Progress":
+        """Read how far `last.ckpt` has come."""
+        if not run.last.exists():
+            return cls()
+        checkpoint = torch.load(run.last, weights_only=True, map_location="cpu")
+        return cls(
+            step=checkpoint["global_step"],
+            of_steps=checkpoint.get("total_steps"),
+        )
+
+    def log(self, total_steps: int) -> None:
+        """Log where the run goes on, and what another length changes."""
+        if self.step:
+            logger.info("continuing after optimiser step %d of %d", self.step, total_steps)
+        if self.of_steps not in (None, total_steps):
+            logger.info(
+                "the run was to have %d optimiser steps and has %d now: from here on the learning rate follows the "
+                "schedule of a run of %d",
+                self.of_steps,
+                total_steps,
+                total_steps,
+            )
+
+
+def check_length(run: RunDirectory, spec: TrainerSpec, *, n_rows: int) -> None:
+    """Refuse to resume a run with fewer optimiser steps than it has taken.
+
+    Args:
+        run: where `last.ckpt` is, if there is one.
+        spec: how long training lasts.
+        n_rows: number of training rows.
+
+    Raises:
+        ConfigError: more steps were taken already.
+    """
+    total_steps, done = spec.total_steps(n_rows), Progress.read(run).step
+    if done > total_steps:
+        raise ConfigError(
+            f"trainer.max_steps, trainer.max_epochs: they ask for {total_steps} optimiser steps, but the run in "
+            f"{run.path} has taken {done}; ask for at least as many, or start again with overwrite=true"
+        )
 
 
 def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_rows: int) -> pl.Trainer:
@@ -141,7 +198,7 @@ def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_ro
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
-        callbacks=[checkpoints, StepBar(leave=True)],
+        callbacks=[checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from halspan.core.errors import ConfigError
 from halspan.core.files import write_text
+from halspan.core.printable import printable
 from halspan.training.rundir import RunDirectory, is_first_process
 from halspan.training.spec import LoggerSpec, WandbLoggerSpec
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 
 def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Mapping[str, Any]) -> Logger:
@@ -28,36 +32,44 @@ def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Ma
     """
     if not isinstance(spec, WandbLoggerSpec):
         return CSVLogger(save_dir=run.path, name="logs", flush_logs_every_n_steps=1)
-    logger = WandbLogger(
-        project=spec.project,
-        entity=spec.entity,
-        name=name,
-        mode=spec.mode,
-        tags=spec.tags,
-        id=_wandb_id(run),
-        save_dir=run.path,
-    )
-    _start_wandb(logger, settings)
+    experiment = _start_wandb(spec, run, name) if is_first_process() else None
+    logger = WandbLogger(project=spec.project, id=_wandb_id(run), save_dir=run.path, experiment=experiment)
+    logger.log_hyperparams(dict(settings))
     return logger
 
 
 def finish_logger(logger: Logger, figures: Mapping[str, float]) -> None:
     """Add a run's final figures to its wandb run and close it, so that the next run of this process gets its own."""
     if isinstance(logger, WandbLogger) and is_first_process():
-        logger.experiment.summary.update(dict(figures))
+        # wandb prints them, so that names in them must be fit for a terminal
+        logger.experiment.summary.update({printable(path): value for path, value in figures.items()})
         logger.experiment.finish()
 
 
-def _start_wandb(logger: WandbLogger, settings: Mapping[str, Any]) -> None:
+def _start_wandb(spec: WandbLoggerSpec, run: RunDirectory, name: str) -> "Run":
+    """Start the wandb run; Lightning would, with an argument that wandb warns about."""
+    import wandb
     from wandb.errors import Error
 
     try:
-        logger.log_hyperparams(dict(settings))
+        experiment = wandb.init(
+            project=spec.project,
+            entity=spec.entity,
+            name=name,
+            mode=spec.mode,
+            tags=spec.tags,
+            id=_wandb_id(run),
+            dir=run.path,
+            resume="allow",
+        )
     except Error as error:
         raise ConfigError(
             f"logger: wandb does not start: {' '.join(str(error).split())} Set logger.mode=offline, which needs no "
             "account and no network, or log in (`wandb login`)"
         ) from error
+    experiment.define_metric("trainer/global_step")  # the axis of all curves, as Lightning has it
+    experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return experiment
 
 
 def _wandb_id(run: RunDirectory) -> str:

@@ -82,7 +82,7 @@ class DetectorModule(pl.LightningModule):
         ]
         if self._optimizer_spec.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
-        self._log_step(torch.stack(losses).sum(), schedule.get_last_lr())
+        self._log_step(torch.stack(losses).sum(), [group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
 
@@ -119,10 +119,11 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what was trained, how much that is of each component, and the state of the random generators."""
+        """Keep what was trained, how much that is of each component, the run's length and the random state."""
         trained = self.detector.trainable_state_dict()
         checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
         checkpoint["trained"] = _count_trained(self.detector)
+        checkpoint["total_steps"] = self._total_steps
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     @override
@@ -130,10 +131,18 @@ class DetectorModule(pl.LightningModule):
         """Check that the checkpoint is this detector's, and remember its random state until training starts."""
         _check_trained(self.detector, checkpoint)
         self._rng = checkpoint["rng"]
+        # Lightning would end at once: it saw the last batch of a run that may have more of them now
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     @override
     def on_train_start(self) -> None:
+        """Take the learning rates of this run's schedule: a checkpoint has those of its own length."""
         self.detector.train()
+        schedule: Any = self.lr_schedulers()
+        for group, rate, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(schedule.last_epoch)
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             torch.cuda.set_rng_state_all(self._rng["cuda"])

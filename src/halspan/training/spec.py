@@ -106,6 +106,19 @@ class OptimizerSpec:
     clip_norm: Positive | None
 
 
+def describe_recipe(trainer: TrainerSpec, optimizer: OptimizerSpec) -> str:
+    """Say how long and how fast a run trains, in one line.
+
+    For example "3 epochs, 16 images a step, peak learning rates 0.0002 (LoRA) and 0.001 (heads)".
+    """
+    limits = {"step": trainer.max_steps, "epoch": trainer.max_epochs}
+    length = " or ".join(f"{limit:,} {unit}{'s' * (limit > 1)}" for unit, limit in limits.items() if limit is not None)
+    return (
+        f"{length}, {trainer.rows_per_batch} images a step, peak learning rates {optimizer.lora_lr:g} (LoRA) and "
+        f"{optimizer.head_lr:g} (heads)"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CsvLoggerSpec:
     """Curves as `logs/version_N/metrics.csv` in the run directory; a resumed run adds a version."""
@@ -139,7 +152,7 @@ class RunSpec:
     """One run, whole; the parts that other packages own are instances of their own spec classes.
 
     Attributes:
-        run_name: experiment and overrides, the run's identity.
+        run_name: what was chosen and, in a sweep, its overrides: the run's identity.
         run_dir: where everything is left.
         seed: of the initial heads and LoRA, the order of rows, dropout and the derangement of images.
         resume: continue from `last.ckpt`.

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from rich.progress import track
 
+from halspan.console import track
 from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
 from halspan.data.jsonl import JsonLines, write_jsonl
@@ -94,7 +94,7 @@ def _write_world(folder: Path, plan: list[tuple[str, tuple[Generator, ...]]], se
 
 def _captioned(chunks: list[tuple[int, list[tuple[str, tuple[Generator, ...]]], Path]]) -> Iterator[dict[str, Any]]:
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for records in track(pool.map(_caption_chunk, chunks), "Drawing the shapes world", len(chunks), transient=True):
+        for records in track(pool.map(_caption_chunk, chunks), "Drawing the shapes world", total=len(chunks)):
             yield from records
 
 

@@ -18,7 +18,7 @@
     const text = caption.rows.map((row) => row.segments.map((piece) => piece.text).join("")).join(" ");
     caption.searchable = `${text}\n${caption.id}`.toLowerCase();
   }
-  const orders = { "": data.captions, highest: descending("highest"), wrong: descending("wrong") };
+  const orders = { file: data.captions, highest: descending("highest"), wrong: descending("wrong") };
   let matches = [];
   let page = 0;
 

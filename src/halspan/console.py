@@ -1,0 +1,203 @@
+"""How commands speak: consoles, tables, progress bars, log lines and errors, in which no name steers a terminal."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.logging import RichHandler
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from halspan.core.printable import printable
+
+_PIPE_WIDTH = 160  # characters of a line that goes to a file or another program
+_ENDLESS = 100_000  # characters; wider than any table
+_GAP = "   "
+_WORD = re.compile(r"^ *\S+|\S+")  # the first one with its indent
+# warnings about what no user can change: a kernel that comes whether it is used or not, and a published configuration
+_NOISE = {"bitsandbytes": "gemm_4bit_forward", "transformers.modeling_rope_utils": "high_freq_factor"}
+_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
+
+T = TypeVar("T")
+
+
+class _PlainConsole(Console):
+    """A console that takes text as text: no markup, no emoji codes, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Open standard output or error; where it is not a terminal and COLUMNS says nothing, lines are long."""
+    console = _PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, _PIPE_WIDTH)
+    return console
+
+
+def report_error(error: object) -> None:
+    """Print an error on standard error; it begins with `error:`, and no line in it can pass for another message."""
+    sys.stderr.write(f"error: {_indent(printable(str(error), keep=chr(10)))}\n")
+
+
+def show_logs(level: int, *, plain: bool) -> None:
+    """Show on standard error what halspan logs, and of other libraries the warnings.
+
+    Args:
+        level: from which on halspan's own records are shown.
+        plain: one line for each record, as a pipe takes it, instead of columns.
+    """
+    handler: logging.Handler
+    if plain:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    else:
+        handler = RichHandler(console=open_console(stderr=True), show_path=False, show_time=False)
+        handler.setFormatter(_Formatter("%(message)s"))
+    handler.addFilter(_is_worth_showing)
+    handler.name = "halspan"
+    for name in _NOISE:
+        logging.getLogger(name).addFilter(_is_worth_showing)  # libraries have handlers of their own too
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if each.name == handler.name]:  # of an earlier command of this process
+        root.removeHandler(old)
+    root.addHandler(handler)
+    logging.getLogger("halspan").setLevel(level)
+
+
+def silence_other_bars() -> None:
+    """Keep transformers from drawing bars about weights; those of downloads, which take long, stay."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bar()  # the hub's too
+    if had_bars:
+        enable_progress_bars()
+
+
+def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
+    """Give items one by one, with a progress bar on standard error where that is a terminal; it goes when they end."""
+    from rich.progress import track as track_with_rich
+
+    console = open_console(stderr=True)
+    silent = not console.is_terminal
+    yield from track_with_rich(items, description, total, console=console, transient=True, disable=silent)
+
+
+def new_table(title: str, *columns: str, left: int = 1) -> "WholeTable":
+    """Begin a table.
+
+    Args:
+        title: above it.
+        columns: what stands in each.
+        left: how many of them are text, from the first; the others are figures, to the right.
+    """
+    return WholeTable(title, columns, left)
+
+
+@dataclass
+class WholeTable:
+    """A table that shows every cell whole, however narrow the console is.
+
+    Where the columns do not fit side by side, the words of their headings go below each other; where that is not enough
+    either, each row becomes a block: its first cell, and below it the others with their headings.
+
+    Attributes:
+        title: above it.
+        columns: headings.
+        left: how many columns are text, from the first.
+    """
+
+    title: str
+    columns: Sequence[str]
+    left: int = 1
+    _rows: list[tuple[tuple[str, ...], str]] = field(default_factory=list)  # cells and style
+    _ends: set[int] = field(default_factory=set)  # rows that end a section
+
+    def __post_init__(self) -> None:
+        """Take title and headings as text, as cells are."""
+        self.title, self.columns = printable(self.title), tuple(map(printable, self.columns))
+
+    def add_row(self, *cells: str, style: str = "") -> None:
+        """Add a row; cells are taken as text."""
+        self._rows.append((tuple(printable(cell) for cell in cells), style))
+
+    def add_section(self) -> None:
+        """Set what follows apart from what is there."""
+        self._ends.add(len(self._rows) - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield the first layout that fits."""
+        for columns in (self.columns, [re.sub(" (?!%)", "\n", name) for name in self.columns]):
+            table = self._lay_out(columns)
+            if Measurement.get(console, options.update(width=_ENDLESS), table).minimum <= options.max_width:
+                yield table
+                return
+        yield from self._stack(options.max_width)
+
+    def _lay_out(self, columns: Sequence[str]) -> Table:
+        table = Table(title=Text(self.title), title_justify="left", **_STYLE)
+        for place, name in enumerate(columns):
+            texts = name.split("\n") + [cells[place] for cells, _ in self._rows if place < len(cells)]
+            if place == 0:  # names may go on below, at a space; all else stays whole
+                texts = [part for text in texts for part in _WORD.findall(text)]
+            table.add_column(
+                Text(name),
+                justify="left" if place < self.left else "right",
+                overflow="fold",
+                min_width=max((Text(text).cell_len for text in texts), default=0),
+                no_wrap=place > 0,
+            )
+        for place, (cells, style) in enumerate(self._rows):
+            table.add_row(*map(Text, cells), style=style, end_section=place in self._ends)
+        return table
+
+    def _stack(self, width: int) -> Iterator[Text]:
+        yield Text(self.title, style="italic")
+        for place, ((first, *others), style) in enumerate(self._rows):
+            yield Text(first, style=style or "bold", overflow="fold")
+            named = zip(self.columns[1:], others, strict=False)
+            for line in _fill([f"{name} {cell}".strip() for name, cell in named if cell], width - 2):
+                yield Text(f"  {line}", overflow="fold")
+            if place in self._ends:
+                yield Text()
+
+
+def _fill(parts: Iterable[str], width: int) -> Iterator[str]:
+    """Put as many parts into each line as it has room for."""
+    line = ""
+    for part in parts:
+        longer = f"{line}{_GAP}{part}" if line else part
+        if line and Text(longer).cell_len > width:
+            yield line
+            longer = part
+        line = longer
+    if line:
+        yield line
+
+
+class _Formatter(logging.Formatter):
+    """Writes a record so that nothing in it steers a terminal or passes for another record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _indent(printable(super().format(record), keep="\n"))
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    """Keep out Lightning's advertisements, and warnings about what no user can change."""
+    if any(record.name.startswith(name) and mark in str(record.msg) for name, mark in _NOISE.items()):
+        return False
+    return record.name.startswith("halspan") or record.levelno >= logging.WARNING

@@ -1,0 +1,40 @@
+"""The keys of captions and predictions in JSON; those that must be there come first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+CAPTION_KEYS = ("id", "image", "generator", "direction", "text", "sentences", "spans", "predicted")
+SENTENCE_KEYS = ("start", "end", "label", "types", "votes", "p_incorrect", "unscored")
+SPAN_KEYS = ("start", "end", "type")
+PREDICTED_SPAN_KEYS = ("start", "end", "type", "score")
+VOTES_KEYS = ("correct", "incorrect", "unknown")
+_NESTED_KEYS = {
+    "sentences": SENTENCE_KEYS,
+    "spans": SPAN_KEYS,
+    "predicted": PREDICTED_SPAN_KEYS,
+    "votes": VOTES_KEYS,
+}
+
+
+def without_extra_keys(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leave out the keys of a record that a caption or prediction, its sentences, votes and spans do not have.
+
+    Returns:
+        The record with nothing but the keys that there are, and those left out, such as "caption" or
+        "sentences.lable". What is not written as it should be is left as it is.
+    """
+    extra: list[str] = []
+
+    def known(value: Any, keys: tuple[str, ...], prefix: str) -> Any:
+        if isinstance(value, list | tuple):
+            return [known(item, keys, prefix) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        extra.extend(f"{prefix}{key}" for key in value if key not in keys)
+        return {
+            key: known(item, _NESTED_KEYS[key], f"{prefix}{key}.") if key in _NESTED_KEYS else item
+            for key, item in value.items()
+            if key in keys
+        }
+
+    return known(record, CAPTION_KEYS, ""), extra

@@ -1,0 +1,78 @@
+"""Dividing images by a hash of their content: which share of them trains, tunes and tests, alone or in groups."""
+
+import hashlib
+from collections.abc import Iterable
+
+DIVIDED = ("train", "val", "test_seen")
+VAL_SHARE = 0.15
+TEST_SHARE = 0.15
+
+
+def divide_images(
+    hashes: Iterable[str], *, val_share: float = VAL_SHARE, test_share: float = TEST_SHARE
+) -> dict[str, str]:
+    """Assign image contents to train, val and test_seen.
+
+    The first 64 bits of the hash, as a fraction of 1, say which: the highest fractions are test_seen, the ones below
+    them val, the others train. A larger `test_share` therefore keeps every image of a smaller one. Where a part stays
+    empty and another has two images or more, the image whose fraction is nearest moves over, train first, then val,
+    then test_seen.
+
+    Args:
+        hashes: SHA-256 of the images' content, in hexadecimal.
+        val_share: share of images in val, 0 to 1.
+        test_share: share of images in test_seen, 0 to 1.
+
+    Returns:
+        The part of each image.
+    """
+    ordered = sorted(set(hashes))
+    n_train = sum(_fraction(hash_) < 1 - val_share - test_share for hash_ in ordered)
+    n_val = sum(_fraction(hash_) < 1 - test_share for hash_ in ordered) - n_train
+    n_train, n_val = _at_least_one(n_train, n_val, len(ordered))
+    names = ["train"] * n_train + ["val"] * n_val + ["test_seen"] * (len(ordered) - n_train - n_val)
+    return dict(zip(ordered, names, strict=True))
+
+
+def group_images(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Put images together that share a text, directly or through others.
+
+    Args:
+        pairs: the content's hash and the normalized text of each caption.
+
+    Returns:
+        For each image a hash that stands for its group, to be divided like an image's. That of an image alone is its
+        own; that of several is the hash of the lowest one, hashed again: the lowest of many would nearly always train.
+    """
+    parents: dict[str, str] = {}
+    first_with: dict[str, str] = {}
+    for image, text in pairs:
+        parents.setdefault(image, image)
+        one, other = _find(parents, image), _find(parents, first_with.setdefault(text, image))
+        parents[max(one, other)] = min(one, other)
+    roots = {image: _find(parents, image) for image in parents}
+    shared = {root for image, root in roots.items() if image != root}
+    return {
+        image: hashlib.sha256(root.encode()).hexdigest() if root in shared else root for image, root in roots.items()
+    }
+
+
+def _find(parents: dict[str, str], image: str) -> str:
+    """Find the lowest image of a group, and make the way to it shorter."""
+    while parents[image] != image:
+        parents[image] = parents[parents[image]]
+        image = parents[image]
+    return image
+
+
+def _fraction(hash_: str) -> float:
+    return int(hash_[:16], 16) / 2**64
+
+
+def _at_least_one(n_train: int, n_val: int, n_images: int) -> tuple[int, int]:
+    """Shift the two cuts as little as possible so that, in this order, train, val and test_seen get an image."""
+    cuts = [n_train, n_train + n_val]
+    if n_images >= 3:
+        first = min(max(cuts[0], 1), n_images - 2)
+        return first, min(max(cuts[1], first + 1), n_images - 1) - first
+    return min(n_images, 1), n_images - min(n_images, 1)

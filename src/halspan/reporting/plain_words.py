@@ -1,0 +1,39 @@
+"""The main figures in words, for readers who know neither AUROC nor F1."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from halspan.reporting.figures import look_up
+
+
+def explain_figures(metrics: Mapping[str, Any], part: str) -> list[str]:
+    """Say what the figures of a part mean; a sentence for each that is there.
+
+    Args:
+        metrics: what `metrics.json` holds.
+        part: the part's name.
+    """
+    auroc = look_up(metrics, part, "sentence", "auroc", "macro")
+    rates = [look_up(metrics, part, "span", "char", rate) for rate in ("precision", "recall", "f1")]
+    sentences = []
+    if auroc is not None:
+        sentences.append(
+            f"Given a wrong and a right sentence of one generator, the detector finds the wrong one more suspicious in "
+            f"{_share(auroc)} of cases (AUROC {auroc:.3f}); guessing would in 50 %."
+        )
+    if None not in rates:
+        precision, recall, f1 = rates
+        sentences.append(
+            f"Of the text that it marks as hallucinated {_share(precision)} is, and of the text that is hallucinated "
+            f"it marks {_share(recall)} (character F1 {f1:.3f} is one figure for both: 1 is perfect, 0 useless)."
+        )
+    return sentences
+
+
+def _share(value: float) -> str:
+    """Write a share in percent; what is not all or nothing is never written so."""
+    if 0 < value < 0.01:
+        return "less than 1 %"
+    if 0.99 < value < 1:
+        return "more than 99 %"
+    return f"{value:.0%}".replace("%", " %")

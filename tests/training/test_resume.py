@@ -1,0 +1,87 @@
+"""Runs that are made longer: what they leave, and where they end."""
+
+import pytest
+import torch
+from small_runs import run, small_overrides, write_corpus
+
+from halspan.core.errors import ConfigError
+from halspan.core.files import write_json
+
+STEPS = ["trainer.max_steps=null", "trainer.val_every_steps=null"]
+SMALL = ["trainer.val_every_steps=4", "trainer.rows_per_pass=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unjudged():
+    """Leave out judging, which takes longer than training; a finished run has figures all the same."""
+    import judge
+
+    def leave_figures(*_, folder, **__):
+        write_json(folder / "metrics.json", {"figure": 1.0})
+        return {"figure": 1.0}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, instead in (("score_tasks", lambda *_, **__: None), ("show_figures", lambda *_: None)):
+            patch.setattr(judge, name, instead)
+        patch.setattr(judge, "judge", leave_figures)
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(*quick(corpus), *SMALL, f"run_dir={folder}")
+    return folder
+
+
+def quick(corpus):
+    return [*small_overrides(corpus), "trainer.precision=32-true", "trainer.threads=1"]
+
+
+def checkpoint(folder, name="last.ckpt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def assert_same(first, second):
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = checkpoint(first, name), checkpoint(second, name)
+        assert one["global_step"] == two["global_step"]
+        assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
+
+
+def test_a_finished_run_with_more_epochs_takes_the_steps_of_a_run_that_had_them_from_the_start(corpus, tmp_path):
+    steady = [
+        *quick(corpus),
+        *STEPS,
+        "trainer.rows_per_batch=8",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_fraction=0",
+    ]
+    for name, epochs in (("longer", 1), ("longer", 2), ("whole", 2)):
+        run(*steady, f"trainer.max_epochs={epochs}", f"run_dir={tmp_path / name}", "resume=true")
+    assert checkpoint(tmp_path / "longer")["global_step"] == 6
+    assert_same(tmp_path / "longer", tmp_path / "whole")
+
+
+def test_a_longer_run_follows_the_schedule_of_its_new_length_at_once_and_says_so(corpus, tmp_path, caplog):
+    overrides = [*quick(corpus), "trainer.log_every_steps=1", f"run_dir={tmp_path}", "resume=true"]
+    run(*overrides, "trainer.max_steps=2")
+    with caplog.at_level("INFO", logger="halspan"):
+        run(*overrides, "trainer.max_steps=4")
+    assert "was to have 2 optimiser steps and has 4 now: from here on the learning rate follows" in caplog.text
+    header, first, *_ = (tmp_path / "logs/version_1/metrics.csv").read_text().splitlines()
+    rate = float(first.split(",")[header.split(",").index("train/lr")])
+    # cosine over 4 steps after ceil(0.05 * 4) = 1 step of warm-up: (1 + cos(pi / 3)) / 2 of the peak at step 2
+    assert rate == pytest.approx(0.75 * 4e-3)
+
+
+def test_fewer_steps_than_were_taken_are_refused_and_nothing_is_changed(corpus, whole):
+    files = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"ask for 3 optimiser steps, but the run in .* has taken 6; ask for at"):
+        run(*quick(corpus), *SMALL, f"run_dir={whole}", "resume=true", "trainer.max_steps=3")
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
