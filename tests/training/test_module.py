@@ -7,7 +7,7 @@ from halspan.core.loss_weights import LossWeights
 from halspan.models.detector import build_detector
 from halspan.models.spec import LoraSpec, ModelSpec
 from halspan.training.fit import check_machine, fit
-from halspan.training.module import DetectorModule, load_trained
+from halspan.training.module import DetectorModule, load_trained, seed_step
 
 
 def detector(*, r, targets=("language",)):
@@ -27,7 +27,7 @@ def detector(*, r, targets=("language",)):
 def save(detector, path):
     """Save what a run saves of a detector."""
     checkpoint = {}
-    DetectorModule(detector, optimizer=None, loss=LossWeights(), total_steps=1).on_save_checkpoint(checkpoint)
+    DetectorModule(detector, optimizer=None, loss=LossWeights(), total_steps=1, seed=1).on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
 
 
@@ -68,6 +68,18 @@ def test_a_loss_that_is_no_number_any_more_stops_training(tmp_path):
             "optimizer.warmup_fraction=0",
             f"run_dir={tmp_path / 'run'}",
         )
+
+
+def test_what_a_step_draws_follows_from_seed_process_and_step_alone():
+    def draw(seed, process, step):
+        seed_step(seed, process=process, step=step)
+        return tuple(torch.rand(4).tolist())
+
+    places = [(seed, process, step) for seed in (0, 1, 2**32 - 1) for process in (0, 1) for step in (0, 1, 5000)]
+    first = [draw(*place) for place in places]
+    torch.rand(3)
+    assert [draw(*place) for place in reversed(places)] == first[::-1]
+    assert len(set(first)) == len(places)
 
 
 def test_training_needs_a_row_to_train_on_and_one_to_validate_on():

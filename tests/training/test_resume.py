@@ -1,8 +1,12 @@
 """Runs that are made longer: what they leave, and where they end."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-from small_runs import run, small_overrides, write_corpus
+from small_runs import ROOT, run, small_overrides, write_corpus
 
 from halspan.core.errors import ConfigError
 from halspan.core.files import write_json
@@ -85,3 +89,47 @@ def test_fewer_steps_than_were_taken_are_refused_and_nothing_is_changed(corpus, 
     with pytest.raises(ConfigError, match=r"ask for 3 optimiser steps, but the run in .* has taken 6; ask for at"):
         run(*quick(corpus), *SMALL, f"run_dir={whole}", "resume=true", "trainer.max_steps=3")
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
+
+
+def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before(corpus, whole, tmp_path, monkeypatch):
+    from halspan.training.module import DetectorModule
+
+    step = DetectorModule.training_step
+
+    def draw_more(module, batch, batch_idx):
+        torch.rand(batch_idx)
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(DetectorModule, "training_step", draw_more)
+    run(*quick(corpus), *SMALL, f"run_dir={tmp_path}")
+    assert_same(whole, tmp_path)
+
+
+def test_checkpoints_that_hold_the_state_of_generators_still_load(corpus, whole, tmp_path):
+    stopped = tmp_path / "stopped"
+    steady = [*quick(corpus), *SMALL, "optimizer.schedule=constant", "optimizer.warmup_fraction=0", "resume=true"]
+    run(*steady, f"run_dir={stopped}", "trainer.max_steps=2")
+    before = checkpoint(stopped) | {"rng": {"cpu": torch.get_rng_state(), "cuda": []}}
+    torch.save(before, stopped / "last.ckpt")
+    run(*steady, f"run_dir={stopped}")
+    run(*steady, f"run_dir={tmp_path / 'whole'}")
+    assert_same(stopped, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_with_dropout_resume_to_the_weights_of_an_uninterrupted_run(corpus, tmp_path):
+    together = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.workers=0", "resume=true"]
+    # of three rows, one process has two and the other one, so that they draw different amounts
+    rows = ["trainer.rows_per_batch=3", "trainer.save_every_steps=1"]
+    steady = [*quick(corpus), *rows, "optimizer.schedule=constant", "optimizer.warmup_fraction=0"]
+    resumed, whole = tmp_path / "resumed", tmp_path / "whole"
+    for folder, steps in ((resumed, 3), (resumed, 6), (whole, 6)):
+        subprocess.run(
+            [sys.executable, ROOT / "train.py", *together, *steady, f"trainer.max_steps={steps}", f"run_dir={folder}"],
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+    assert checkpoint(resumed)["global_step"] == 6
+    assert_same(resumed, whole)

@@ -75,7 +75,7 @@ def fit(
         optimizer: rates, decay and schedule.
         loss: weights of the loss terms.
         curves: where curves go.
-        seed: seed of the order of rows.
+        seed: of the order of rows and of dropout.
 
     Raises:
         DataError: there are no training or no validation rows.
@@ -96,7 +96,7 @@ def fit(
     if done.step < total_steps:
         generators = sorted({caption.generator for row in val for caption in row.captions})
         module = DetectorModule(
-            detector, optimizer=optimizer, loss=loss, total_steps=total_steps, generators=generators
+            detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
         lightning = _build_trainer(trainer, run, curves, n_rows=len(train))
         with warnings.catch_warnings():

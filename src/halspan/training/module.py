@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +36,7 @@ class DetectorModule(pl.LightningModule):
         optimizer: rates, decay and schedule.
         loss: weights of the loss terms.
         total_steps: optimiser steps of the whole run.
+        seed: of the run; dropout of a step follows from it, the step and the process alone.
         generators: of the captions that validate it.
     """
 
@@ -45,6 +47,7 @@ class DetectorModule(pl.LightningModule):
         optimizer: OptimizerSpec,
         loss: LossWeights,
         total_steps: int,
+        seed: int,
         generators: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -54,10 +57,10 @@ class DetectorModule(pl.LightningModule):
         self._optimizer_spec = optimizer
         self._loss_weights = loss
         self._total_steps = total_steps
+        self._seed = seed
         self._val_sums = torch.zeros(len(TERMS), 2, dtype=torch.float64)
         self._val_auroc = SentenceAuroc(generators)
         self._val_token_f1 = TokenF1()
-        self._rng: Mapping[str, Any] | None = None
 
     @override
     def configure_optimizers(self) -> Any:
@@ -73,6 +76,7 @@ class DetectorModule(pl.LightningModule):
     @override
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
         """Take one optimiser step over this device's share of a global batch, in one or several passes."""
+        seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         counts = self._count_globally(batch)
@@ -119,18 +123,16 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was trained, how much that is of each component, the run's length and the random state."""
+        """Keep what was trained, how much that is of each component, and the run's length."""
         trained = self.detector.trainable_state_dict()
         checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
         checkpoint["trained"] = _count_trained(self.detector)
         checkpoint["total_steps"] = self._total_steps
-        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is this detector's, and remember its random state until training starts."""
+        """Check that the checkpoint is this detector's."""
         _check_trained(self.detector, checkpoint)
-        self._rng = checkpoint["rng"]
         # Lightning would end at once: it saw the last batch of a run that may have more of them now
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
@@ -143,9 +145,6 @@ class DetectorModule(pl.LightningModule):
             schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
         ):
             group["lr"] = rate * factor(schedule.last_epoch)
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["cpu"])
-            torch.cuda.set_rng_state_all(self._rng["cuda"])
 
     def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]], *, is_last: bool) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient; give its share of the loss."""
@@ -177,6 +176,20 @@ class DetectorModule(pl.LightningModule):
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/lr", max(rates))
+
+
+def seed_step(seed: int, *, process: int, step: int) -> None:
+    """Seed torch's generators, those of GPUs included, for one optimiser step.
+
+    A resumed run then draws what an uninterrupted one draws without a generator's state in the checkpoint, which would
+    be that of the process that writes it, and not of the others.
+
+    Args:
+        seed: of the run.
+        process: 0-based number among the processes that train together.
+        step: optimiser steps before this one.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, process, step]).generate_state(1, np.uint64)[0]))
 
 
 def load_trained(detector: SpanDetector, path: Path) -> None:
