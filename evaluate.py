@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from halspan.core.captions import Caption
     from halspan.core.texts import KnownTexts
     from halspan.data.corpus import Corpus
-    from halspan.data.split import Taken
+    from halspan.data.split import SplitParts, Taken
     from halspan.inference.tuning import Tuned
     from halspan.training.rundir import RunDirectory
     from halspan.training.spec import RunSpec
@@ -103,8 +103,26 @@ class FinishedRun:
             place=place,
             spec=configure.build(saved),
             own=own,
-            split=json.loads(place.split.read_text(encoding="utf-8")),
+            split=place.read_split(),
             tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
+        )
+
+    def check_contents(self, corpus: "Corpus", parts: "SplitParts") -> None:
+        """Require that the run's own captions are the ones that it was trained and judged on.
+
+        Raises:
+            ConfigError: the corpus is another one, or it has been edited.
+        """
+        from halspan.data.contents import find_changes
+
+        if not (changes := find_changes(self.split, corpus, parts, in_order=False)):
+            return
+        source = {"path": "...", **corpus.source}
+        raise ConfigError(
+            f"data.path: {source['path']} is not the corpus that the run in {self.place.path} was trained and judged "
+            f"on: {'; '.join(changes)}. Its figures are kept; give data.path=... where its corpus lies now, or judge "
+            f"this one as another corpus, in a folder of its own: data={source.get('reader', '...')} "
+            f"data.path={source['path']}"
         )
 
     def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
@@ -132,11 +150,14 @@ def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Basel
         parts, taken = _divide(corpus, [run.split for run in runs])
     else:
         own_parts = first.spec.split.apply(corpus)
+        first.check_contents(corpus, own_parts)
         parts, taken = own_parts.parts(), own_parts.taken
     tasks, not_exchanged = judge.plan_tasks(corpus, parts, seed=first.spec.seed)
     if is_other and len(runs) > 1:
         own = first.own.data.load().relocated(None)
-        tasks |= {judge.TUNING: judge.Task(corpus=own, captions=first.own.split.apply(own).val)}
+        own_parts = first.own.split.apply(own)
+        first.check_contents(own, own_parts)
+        tasks |= {judge.TUNING: judge.Task(corpus=own, captions=own_parts.val)}
     folder = _folder(runs, corpus if is_other else None, config)
     metrics = judge.judge(
         [run.score(tasks) for run in runs],
@@ -189,9 +210,24 @@ def _check_same_split(runs: Sequence[FinishedRun]) -> None:
                     f"run: {run.place.path} and {first.place.path} have different captions in {part}, so what judges "
                     "one may have trained the other; average runs of one corpus and one split"
                 )
+        if changes := _compare_contents(first.split, run.split):
+            raise ConfigError(
+                f"run: {run.place.path} was trained on another corpus than {first.place.path}: {'; '.join(changes)}; "
+                "average runs of one corpus and one split"
+            )
     names = [run.place.path.name for run in runs]
     if len(set(names)) < len(names):
         raise ConfigError(f"run: {', '.join(names)}: two folders of one name; members are told apart by their folder")
+
+
+def _compare_contents(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Say in what the corpora of two runs differ, as far as their `split.json` says what was in them."""
+    from halspan.data.contents import Contents
+
+    if not all(split.get("contents") for split in (one, other)):
+        return []
+    here, there = (Contents.from_record(split["contents"]) for split in (one, other))
+    return here.find_changes(there, in_order=False)
 
 
 def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictConfig) -> Path:

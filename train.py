@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("halspan.train")
 
-# What makes a run that run: a resumed one must agree in it.
+# What makes a run that run: a resumed one must agree in it. Where its corpus lies may change, what is in it may not.
 _IDENTITY = ("data", "model", "split", "optimizer", "loss", "seed", "blank_images")
+_ROWS = {"trainer.rows_per_batch", "trainer.captions_per_row"}  # with them the rows of an optimiser step change
 _MAY_MOVE = {"data.path", "data.images"}
 
 
@@ -108,10 +109,14 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
         if not (spec.resume or spec.overwrite):
             _check_corpus(place, settings["data"])
         place.check(resume=spec.resume, overwrite=spec.overwrite)
-        if spec.resume and (metrics := _figures_so_far(place, settings)):
+        if spec.resume:
+            _check_settings(place, settings)
+    corpus, parts = load_data(spec)
+    if is_first_process() and spec.resume:
+        _check_contents(place, corpus, parts)
+        if metrics := _figures_so_far(place, settings):
             judge.show_figures(metrics, place.path)
             return metrics
-    corpus, parts = load_data(spec)
     from halspan.training.fit import check_machine, seed_process
 
     check_machine(spec.trainer)
@@ -216,6 +221,7 @@ def _begin(
     place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any], corpus: "Corpus", parts: "SplitParts"
 ) -> None:
     """Write down what the run is, now that its data and its model are there."""
+    from halspan.data.contents import Contents
     from halspan.data.rows import group_rows
     from halspan.models.export import identify_backbone
     from halspan.training.fit import check_length
@@ -231,7 +237,8 @@ def _begin(
         "skipped": dict(corpus.skipped),
         "backbone": identify_backbone(spec.model),  # an export of another one is refused
     }
-    write_json(place.split, origin | parts.to_record())
+    contents = Contents.of(corpus.captions, parts.image_hashes).to_record()
+    write_json(place.split, origin | parts.to_record() | {"contents": contents})
     for part, captions in parts.parts().items():
         logger.info("%s: %d captions", part, len(captions))
 
@@ -295,23 +302,52 @@ def _encode(encoder: "RowEncoder", *, blank: bool) -> "Callable[[Sequence[Row]],
     return encode
 
 
-def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str, Any]:
-    """Give the figures of a run that is done; none where something is left to do.
+def _check_settings(place: "RunDirectory", settings: dict[str, Any]) -> None:
+    """Require the settings that make a run that run.
 
     Raises:
-        ConfigError: the folder holds another run.
+        ConfigError: the folder holds a run with others.
     """
     if not place.config.exists():
-        return {}
+        return
     saved = OmegaConf.to_container(OmegaConf.load(place.config))
-    here, there = (flatten({key: run[key] for key in _IDENTITY}) for run in (settings, saved))
+    here, there = (_identify(run) for run in (settings, saved))
     for key in sorted((here.keys() | there.keys()) - _MAY_MOVE):
         if here.get(key) != there.get(key):
             raise ConfigError(
                 f"{key}: {here.get(key)!r}, but the run in {place.path} has {there.get(key)!r}; resume it with the "
                 "same value, or choose another run_dir"
             )
-    if not place.metrics.exists() or saved["trainer"] != settings["trainer"]:
+
+
+def _identify(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a run is known by, by dotted path."""
+    rows = {key: value for key, value in flatten({"trainer": settings["trainer"]}).items() if key in _ROWS}
+    return flatten({key: settings[key] for key in _IDENTITY}) | rows
+
+
+def _check_contents(place: "RunDirectory", corpus: "Corpus", parts: "SplitParts") -> None:
+    """Require that a run that has begun to train goes on with the captions, labels, images and parts that it had.
+
+    Raises:
+        ConfigError: some are others.
+    """
+    if not (place.last.exists() or place.metrics.exists()):
+        return
+    from halspan.data.contents import find_changes
+
+    if changes := find_changes(place.read_split(), corpus, parts, in_order=True):
+        raise ConfigError(
+            f"data.path: the corpus is not the one that the run in {place.path} has: {'; '.join(changes)}; resume the "
+            "run with its own corpus, choose another run_dir, or start again with overwrite=true"
+        )
+
+
+def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str, Any]:
+    """Give the figures of a run that is done; none where something is left to do."""
+    if not place.metrics.exists():
+        return {}
+    if OmegaConf.to_container(OmegaConf.load(place.config))["trainer"] != settings["trainer"]:
         return {}
     return dict(json.loads(place.metrics.read_text(encoding="utf-8")))
 

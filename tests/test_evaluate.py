@@ -52,6 +52,34 @@ def test_the_corpus_may_have_moved(monkeypatch, place, corpus, tmp_path):
     assert figures(place) == before
 
 
+def test_the_runs_own_figures_are_never_those_of_another_corpus(monkeypatch, capsys, place, tmp_path):
+    other = write_corpus(tmp_path / "other", n_images=40, seed=5)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert evaluate(monkeypatch, f"run={place}", f"data.path={other}") == 2
+    error = capsys.readouterr().err
+    assert f"data.path: {other} is not the corpus that the run in {place} was trained and judged on: " in error
+    assert "have another text or generator (first: 'anna/0'); " in error
+    assert f"in a folder of its own: data=jsonl data.path={other}" in error
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_a_corpus_that_was_edited_where_it_lies_is_named(monkeypatch, capsys, place, corpus, tmp_path):
+    moved = shutil.copytree(corpus.parent, tmp_path / "moved") / corpus.name
+    moved.write_text(moved.read_text().replace('"correct"', '"unknown"', 1))
+    assert evaluate(monkeypatch, f"run={place}", f"data.path={moved}") == 2
+    assert (
+        "1 caption has other labels, spans or votes (first: 'anna/0'). Its figures are kept" in capsys.readouterr().err
+    )
+
+
+def test_lines_in_another_order_are_the_same_corpus_to_be_judged_on(monkeypatch, place, corpus, tmp_path):
+    moved = shutil.copytree(corpus.parent, tmp_path / "moved") / corpus.name
+    moved.write_text("".join(reversed(moved.read_text().splitlines(keepends=True))))
+    before = figures(place)["test_heldout"]["sentence"]["auroc"]
+    assert evaluate(monkeypatch, f"run={place}", f"data.path={moved}") == 0
+    assert figures(place)["test_heldout"]["sentence"]["auroc"] == before
+
+
 def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, place, tmp_path):
     other = write_corpus(tmp_path / "other", n_images=8, seed=5)
     before = (place / "metrics.json").read_text()

@@ -116,6 +116,19 @@ def test_runs_of_different_splits_are_not_averaged(monkeypatch, capsys, corpus, 
     assert "have different captions in train, so what judges one may have trained the other" in capsys.readouterr().err
 
 
+def test_runs_of_a_corpus_and_of_its_edited_version_are_not_averaged(monkeypatch, capsys, members, tmp_path):
+    import shutil
+
+    other = shutil.copytree(members[1], tmp_path / "edited")
+    split = read(other / "split.json")
+    text, _, image = split["contents"]["captions"]["anna/0"].split()
+    split["contents"]["captions"]["anna/0"] = f"{text} {'0' * 12} {image}"
+    (other / "split.json").write_text(json.dumps(split))
+    assert evaluate(monkeypatch, f"run=[{members[0]},{other}]") == 2
+    said = f"{other} was trained on another corpus than {members[0]}: 1 caption has other labels, spans or votes"
+    assert said in capsys.readouterr().err
+
+
 def test_baselines_need_no_run_and_predict_every_caption(monkeypatch, corpus, tmp_path):
     arguments = ("data=jsonl", f"data.path={corpus}", "baselines=[prior,position,bow]", f"to={tmp_path / 'alone'}")
     assert evaluate(monkeypatch, *arguments) == 0

@@ -1,11 +1,14 @@
 """Runs that are made longer: what they leave, and where they end."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from small_runs import ROOT, run, small_overrides, write_corpus
 
 from halspan.core.errors import ConfigError
@@ -89,6 +92,116 @@ def test_fewer_steps_than_were_taken_are_refused_and_nothing_is_changed(corpus, 
     with pytest.raises(ConfigError, match=r"ask for 3 optimiser steps, but the run in .* has taken 6; ask for at"):
         run(*quick(corpus), *SMALL, f"run_dir={whole}", "resume=true", "trainer.max_steps=3")
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
+
+
+def resume(corpus, folder, *more):
+    """Resume the whole run from where its corpus lies now; say what is refused, and that nothing has changed then."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    try:
+        run(*quick(corpus), *SMALL, f"run_dir={folder}", "resume=true", *more)
+    except ConfigError as error:
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def edited(corpus, tmp_path):
+    """A copy of the corpus elsewhere, and a way to edit its records."""
+    shutil.copytree(corpus.parent, tmp_path / "edited")
+    file = tmp_path / "edited" / corpus.name
+
+    def edit(change):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        records = change(records) or records
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return file
+
+    return edit
+
+
+def relabel(records):
+    sentence = next(each for each in records[4]["sentences"] if each["label"] == "correct")
+    sentence["label"] = "unknown"
+
+
+EDITS = {
+    "labels": (relabel, "1 caption has other labels, spans or votes (first: 'ben/1')"),
+    "spans": (lambda r: [each.update(spans=[]) for each in r if each["spans"]] and None, "have other labels, spans"),
+    "texts": (
+        lambda r: r[0].update(text=r[0]["text"].replace("field", "shape")),
+        "1 caption has another text or generator (first: 'anna/0')",
+    ),
+    "a caption less": (lambda r: r[1:], "1 caption of the run is not there (first: 'anna/0')"),
+    "a caption more": (lambda r: [*r, r[0] | {"id": "new"}], "1 caption is new (first: 'new')"),
+    "their order": (lambda r: r[1:] + r[:1], "captions stand in another order (first: 'ben/0' where 'anna/0' stood)"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_does_not_go_on_with_another_corpus(edited, whole, tmp_path, name, is_finished):
+    change, named = EDITS[name]
+    folder = shutil.copytree(whole, tmp_path / "run")
+    if not is_finished:
+        (folder / "metrics.json").unlink()
+    refused = resume(edited(change), folder)
+    assert refused is not None
+    assert refused.startswith(f"data.path: the corpus is not the one that the run in {folder} has: ")
+    assert named in refused
+
+
+def test_a_run_does_not_go_on_with_other_images(edited, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    file = edited(lambda records: None)
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(file.parent / "images" / "0.png")
+    assert "3 captions have another image (first: 'anna/0')" in resume(file, folder)
+
+
+def test_a_run_does_not_go_on_where_captions_share_other_image_files(edited, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    file = edited(lambda records: records[0].update(image="images/again.png"))
+    shutil.copy(file.parent / "images" / "0.png", file.parent / "images" / "again.png")
+    assert "other captions share an image file than did" in resume(file, folder)
+
+
+@pytest.mark.parametrize("key", ["rows_per_batch", "captions_per_row"])
+def test_what_changes_the_rows_of_a_step_is_refused_by_name(corpus, whole, key):
+    assert resume(corpus, whole, f"trainer.{key}=2").startswith(f"trainer.{key}: 2, but the run in {whole} has ")
+
+
+def test_a_corpus_may_have_moved_and_the_machine_may_be_another(edited, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    file = edited(lambda records: None)
+    assert resume(file, folder) is None
+    machine = ["trainer.workers=0", "trainer.rows_per_pass=1", "trainer.save_every_steps=1", "trainer.max_steps=8"]
+    assert resume(file, folder, *machine) is None
+    assert checkpoint(folder)["global_step"] == 8
+
+
+def test_a_run_that_has_trained_nothing_yet_may_begin_with_another_corpus(edited, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    for name in ("metrics.json", "last.ckpt", "best.ckpt"):
+        (folder / name).unlink()
+    assert resume(edited(relabel), folder) is None
+
+
+def test_a_run_without_hashes_is_compared_by_ids_images_and_parts(edited, corpus, whole, tmp_path, caplog):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    split = json.loads((folder / "split.json").read_text())
+    del split["contents"]
+    (folder / "split.json").write_text(json.dumps(split))
+    assert resume(corpus, folder) is None
+    assert "only ids, images and parts of captions are compared" in caplog.text
+    id_ = split["parts"]["train"]["captions"][0]
+    fewer = edited(lambda records: [record for record in records if record["id"] != id_])
+    assert f"1 caption of the run is not there (first: {id_!r})" in resume(fewer, folder)
+
+
+def test_a_run_without_its_split_does_not_go_on(corpus, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "split.json").unlink()
+    assert "nothing says which captions the run was trained on" in resume(corpus, folder)
 
 
 def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before(corpus, whole, tmp_path, monkeypatch):
