@@ -5,19 +5,20 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import configure
 import judge
 import usage
-from baselines import Baselines
+from baselines import Baselines, read_metrics
 from halspan.core.errors import ConfigError, DataError, HalspanError
 
 if TYPE_CHECKING:
@@ -152,13 +153,15 @@ def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Basel
         own_parts = first.spec.split.apply(corpus)
         first.check_contents(corpus, own_parts)
         parts, taken = own_parts.parts(), own_parts.taken
+    folder = _folder(runs, corpus if is_other else None, config)
+    _check_folder(folder, corpus)
+    baselines.check()
     tasks, not_exchanged = judge.plan_tasks(corpus, parts, seed=first.spec.seed)
     if is_other and len(runs) > 1:
         own = first.own.data.load().relocated(None)
         own_parts = first.own.split.apply(own)
         first.check_contents(own, own_parts)
         tasks |= {judge.TUNING: judge.Task(corpus=own, captions=own_parts.val)}
-    folder = _folder(runs, corpus if is_other else None, config)
     metrics = judge.judge(
         [run.score(tasks) for run in runs],
         tuned=[run.tuned for run in runs],
@@ -187,7 +190,8 @@ def _read_baselines(config: DictConfig) -> Baselines:
         config.zero_shot.model = config.model
     specs = {name: configure.build(config[name], name) for name in names if name in SPECS}
     trainer = config.get("trainer") or {}
-    return Baselines(names=names, specs=specs, accelerator=trainer.get("accelerator", "cpu"))
+    asked = any(override.partition("=")[0] == "baselines" for override in HydraConfig.get().overrides.task)
+    return Baselines(names=names, specs=specs, accelerator=trainer.get("accelerator", "cpu"), required=asked)
 
 
 def judge_alone(config: DictConfig, baselines: Baselines) -> None:
@@ -196,7 +200,11 @@ def judge_alone(config: DictConfig, baselines: Baselines) -> None:
         raise ConfigError("run, data: neither is given; give run=FOLDER to judge a detector, or data=... for baselines")
     corpus = configure.build(config.data, "data").load().relocated(None)
     folder = Path(config.to or f"checkpoints/baselines-{corpus.name}")
-    metrics = judge.judge_baselines_alone(baselines, corpus=corpus, folder=folder, seed=config.seed)
+    _check_folder(folder, corpus)
+    baselines.check()
+    metrics = judge.judge_baselines_alone(
+        replace(baselines, required=True), corpus=corpus, folder=folder, seed=config.seed
+    )
     judge.show_figures(metrics, folder)
 
 
@@ -237,6 +245,22 @@ def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictCon
     first = runs[0].place.path
     folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
     return folder if other is None else folder / "evaluations" / other.name
+
+
+def _check_folder(folder: Path, corpus: "Corpus") -> None:
+    """Require that the figures of another corpus are not replaced, also where that has the same name.
+
+    Raises:
+        ConfigError: they would be.
+    """
+    from halspan.data.contents import Contents
+
+    there = (read_metrics(folder).get("run") or {}).get("corpus") or {}
+    if (digest := there.get("digest")) is not None and digest != Contents.of_corpus(corpus).digest:
+        raise ConfigError(
+            f"to: {folder} has the figures of another corpus, {there['name']} of {there['captions']:,} captions, or of "
+            "this one before it changed; choose another folder with to=..., or remove this one"
+        )
 
 
 def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list["Caption"]], "Taken"]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines import Baselines, Ground, judge_beside, judge_one
+from baselines import Baselines, Ground, judge_beside, read_back
 from halspan.core.files import write_json
 
 if TYPE_CHECKING:
@@ -160,11 +160,13 @@ def judge(
         if name != TUNING
     }
     judged = {name: items for name, items in predictions.items() if name not in CONTROLS}
+    main = main_part(judged)
+    ground = Ground(corpus=corpus, train=parts.get(TRAIN, ()), test=parts[main], part=main, folder=folder, seed=seed)
+    rows, of_baselines = judge_beside(baselines, ground)  # before a file is replaced: one that is required may fail
     metrics, missing = _judge_parts(scored, judged, decided, corpus, folder, seed)
     metrics, of_train = judge_beside_train(metrics, judged, taken=taken, image_of=corpus.image_hash, seed=seed)
-    main = main_part(judged)
     metrics |= {
-        "run": describe_run(corpus, parts.get(TRAIN, ())),
+        "run": describe_run(corpus, parts.get(TRAIN, ())) | {"ground": ground.digest},
         "detector": dict(scored.about),
         "cost": scored.cost[main].to_record(),
     }
@@ -173,8 +175,6 @@ def judge(
         metrics, missing = metrics | controls, missing | of_controls
     if len(members) > 1 and tuned is not None:
         metrics |= _judge_members(members, tuned, predictions[main], main, corpus, seed)
-    ground = Ground(corpus=corpus, train=parts.get(TRAIN, ()), test=parts[main], part=main, folder=folder, seed=seed)
-    rows, of_baselines = judge_beside(baselines, ground)
     metrics |= {"baselines": rows, "reasons": missing | of_train | of_baselines}
     write_json(folder / "tuned.json", decided.to_record())
     leave_figures(metrics, judged, folder)
@@ -196,15 +196,14 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
     from halspan.inference.evaluation import judge_part
     from halspan.reporting.origin import describe_run
 
-    rows, predictions = {}, {}
     ground = Ground(corpus=corpus, test=corpus.captions, part=ALL, folder=folder, seed=seed)
-    for name in baselines.names:
-        rows[name], predictions[name] = judge_one(name, baselines, ground)
+    rows, reasons = judge_beside(baselines, ground)
     best = max(rows, key=lambda name: rows[name]["sentence.auroc.macro"] or 0)
-    figures, missing = judge_part(predictions[best], images=_images(corpus, predictions[best]), seed=seed)
+    predictions = read_back(best, ground)
+    figures, missing = judge_part(predictions, images=_images(corpus, predictions), seed=seed)
     metrics = {
         ALL: figures,
-        "run": describe_run(corpus),
+        "run": describe_run(corpus) | {"ground": ground.digest},
         "detector": {
             "name": rows[best]["title"],
             "backbone": None,
@@ -212,9 +211,9 @@ def judge_baselines_alone(baselines: Baselines, *, corpus: "Corpus", folder: Pat
             "random_weights": rows[best].get("random_weights", False),
         },
         "baselines": rows,
-        "reasons": {f"{ALL}.{path}": reason for path, reason in missing.items()},
+        "reasons": reasons | {f"{ALL}.{path}": reason for path, reason in missing.items()},
     }
-    leave_figures(metrics, {ALL: predictions[best]}, folder)
+    leave_figures(metrics, {ALL: predictions}, folder)
     return metrics
 
 

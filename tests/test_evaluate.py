@@ -80,7 +80,7 @@ def test_lines_in_another_order_are_the_same_corpus_to_be_judged_on(monkeypatch,
     assert figures(place)["test_heldout"]["sentence"]["auroc"] == before
 
 
-def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, place, tmp_path):
+def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, capsys, place, tmp_path):
     other = write_corpus(tmp_path / "other", n_images=8, seed=5)
     before = (place / "metrics.json").read_text()
     assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={other}") == 0
@@ -88,6 +88,9 @@ def test_another_corpus_is_divided_by_what_trained_the_detector(monkeypatch, pla
     assert set(metrics["test_heldout"]["by_generator"]) == {"cleo"}
     assert set(metrics["test_seen"]["by_generator"]) <= {"anna", "ben", "paint"}
     assert (place / "metrics.json").read_text() == before
+    namesake = write_corpus(tmp_path / "namesake", n_images=8, seed=6)
+    assert evaluate(monkeypatch, f"run={place}", "data=jsonl", f"data.path={namesake}") == 2
+    assert "evaluations/captions has the figures of another corpus, captions of 20 captions" in capsys.readouterr().err
 
 
 def test_another_corpus_may_have_other_types(monkeypatch, place, tmp_path):

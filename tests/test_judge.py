@@ -161,6 +161,129 @@ def test_models_that_nobody_trained_stand_beside_a_detector_with_their_cost_and_
     assert "random weights" in (tmp_path / "out/report.html").read_text()
 
 
+def state_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_baseline_whose_model_is_not_there_fails_before_anything_is_scored(monkeypatch, capsys, members, tmp_path):
+    import judge
+
+    def score_tasks(*_, **__):
+        raise AssertionError("the detector scored although a baseline cannot be loaded")
+
+    monkeypatch.setattr(judge, "score_tasks", score_tasks)
+    before = state_of(members[0])
+    assert evaluate(monkeypatch, f"run={members[0]}", "baselines=[zero_shot]", "model=qwen3_vl") == 1
+    assert "error: baseline zero_shot: model.backbone: 'Qwen/Qwen3-VL-8B-Instruct'" in capsys.readouterr().err
+    clip = ("baselines=[bow,clipscore]", f"clipscore.model={tmp_path / 'nowhere'}")
+    assert evaluate(monkeypatch, f"run={members[0]}", *clip) == 1
+    assert "error: baseline clipscore: clipscore.model: " in capsys.readouterr().err
+    assert state_of(members[0]) == before
+
+
+def test_weights_that_are_missing_beside_a_configuration_are_found_first(tmp_path):
+    from halspan.baselines.registry import check_model
+    from halspan.baselines.spec import ZeroShotSpec
+    from halspan.core.errors import ModelError
+    from halspan.models.spec import ModelSpec
+    from halspan.models.tiny import save_tiny_llama4
+
+    save_tiny_llama4(tmp_path)
+    numbers = {"context": "causal", "max_tokens": 512, "pack_tokens": 512, "dtype": "float32", "attention": "eager"}
+    spec = ZeroShotSpec(model=ModelSpec(backbone=str(tmp_path), prompt="?", lora=None, **numbers))
+    check_model(spec)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
+        check_model(spec)
+
+
+def test_a_baseline_that_was_asked_for_and_fails_replaces_nothing(monkeypatch, capsys, members, tmp_path):
+    import shutil
+
+    from halspan.baselines import blind
+    from halspan.core.errors import DataError
+
+    def fail(*_):
+        raise DataError("nothing can be learned")
+
+    folder = shutil.copytree(members[0], tmp_path / "run")
+    before = state_of(folder)
+    monkeypatch.setitem(blind.FITS, "bow", fail)
+    assert evaluate(monkeypatch, f"run={folder}", "baselines=[prior,bow]") == 1
+    assert "error: baseline bow: nothing can be learned" in capsys.readouterr().err
+    assert state_of(folder) == before
+
+
+def test_of_the_baselines_beside_every_detector_one_may_fail(monkeypatch, corpus, tmp_path):
+    from baselines import IMAGE_BLIND, judge_beside
+    from halspan.baselines import blind
+    from halspan.core.errors import DataError
+
+    def fail(*_):
+        raise DataError("nothing can be learned")
+
+    monkeypatch.setitem(blind.FITS, "bow", fail)
+    rows, reasons = judge_beside(IMAGE_BLIND, ground_of(corpus, tmp_path))
+    assert rows["prior"]["sentence.auroc.macro"] is not None
+    assert rows["bow"]["sentence.auroc.macro"] is None
+    assert reasons == {"baselines.bow.sentence.auroc.macro": "baseline bow: nothing can be learned"}
+
+
+def ground_of(file, folder):
+    from baselines import Ground
+    from halspan.data.jsonl import JsonLines
+
+    corpus = JsonLines(path=file).load()
+    return Ground(
+        corpus=corpus, train=corpus.captions[:40], test=corpus.captions[40:], part="all", folder=folder, seed=1
+    )
+
+
+def test_figures_on_other_captions_are_not_kept_which_is_said(caplog, corpus, tmp_path):
+    from dataclasses import replace
+
+    from baselines import Baselines, judge_beside
+    from halspan.core.files import write_json
+
+    ground = ground_of(corpus, tmp_path)
+    rows, reasons = judge_beside(Baselines(names=["position", "bow"]), ground)
+    run = {"ground": ground.digest}
+    write_json(tmp_path / "metrics.json", {"run": run, "baselines": rows, "reasons": reasons | {"val.x": "none"}})
+    assert judge_beside(Baselines(names=["bow"]), ground) == (rows, {})
+    assert not caplog.messages
+    for other in ({"test": ground.test[1:]}, {"train": ground.train[1:]}, {"seed": 2}):
+        assert list(judge_beside(Baselines(names=["bow"]), replace(ground, **other))[0]) == ["bow"]
+    assert "baselines position: " in caplog.text
+
+
+def test_baselines_that_were_not_asked_for_keep_their_figures_on_the_same_captions(monkeypatch, members, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(members[0], tmp_path / "run")
+    before = read(folder / "metrics.json")["baselines"]
+    assert evaluate(monkeypatch, f"run={folder}", "baselines=[zero_shot]", "model=llama4_tiny") == 0
+    metrics = read(folder / "metrics.json")
+    assert list(metrics["baselines"]) == ["prior", "position", "bow", "zero_shot"]
+    assert {name: metrics["baselines"][name] for name in before} == before
+    assert "bag of words" in (folder / "report.html").read_text()
+
+
+def test_baselines_alone_add_to_those_that_are_there_and_show_the_best(monkeypatch, capsys, corpus, tmp_path):
+    where = ("data=jsonl", f"to={tmp_path / 'alone'}")
+    for name in ("bow", "position", "prior"):
+        assert evaluate(monkeypatch, *where, f"data.path={corpus}", f"baselines={name}") == 0
+    metrics = read(tmp_path / "alone/metrics.json")
+    assert list(metrics["baselines"]) == ["prior", "position", "bow"]
+    best = max(metrics["baselines"].values(), key=lambda row: row["sentence.auroc.macro"])
+    assert metrics["detector"]["name"] == best["title"]
+    assert metrics["all"]["sentence"]["auroc"]["macro"] == best["sentence.auroc.macro"]
+    other = write_corpus(tmp_path / "other", n_images=8, seed=5)
+    before = state_of(tmp_path / "alone")
+    assert evaluate(monkeypatch, *where, f"data.path={other}", "baselines=prior") == 2
+    assert "has the figures of another corpus, captions of " in capsys.readouterr().err
+    assert state_of(tmp_path / "alone") == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -29,6 +29,7 @@ def test_a_run_is_described_by_its_command_its_corpus_and_what_trained_it(corpus
     run = describe_run(corpus, corpus.captions[:2])
     assert run["command"] == "python train.py data=jsonl 'split.held_out=[a b]'"
     assert run["date"].endswith("+00:00")
+    assert len(run["corpus"].pop("digest")) == 12
     assert run["corpus"] == {"name": "captions", "captions": 4, "reader": "jsonl", "file": "captions.jsonl"}
     assert run["train"] == {"captions": 2, "images": 2, "sentences": 4, "generators": ["sd"]}
     assert run["left_out"] == {"missing image": 2}

@@ -53,6 +53,22 @@ def check_names(names: Iterable[str]) -> None:
         raise ConfigError(f"baselines: {unknown[0]!r} is none; possible: {', '.join(NAMES)}")
 
 
+def check_model(spec: ModelSpecs) -> None:
+    """Make sure, before anything is scored, that the model that a spec names can be loaded.
+
+    Dual encoders are small, and are loaded once for it; of a model that is asked, all but the weights is read.
+
+    Raises:
+        ModelError: as `open_model`.
+    """
+    if isinstance(spec, DualEncoderSpec):
+        open_model(spec, device="cpu")
+        return
+    from halspan.baselines.zero_shot import check_zero_shot
+
+    check_zero_shot(spec)
+
+
 def open_model(spec: ModelSpecs, *, device: "torch.device | str") -> ModelBaseline:
     """Load the model that a spec names.
 

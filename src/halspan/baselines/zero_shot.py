@@ -21,7 +21,7 @@ from halspan.core.captions import Caption, Prediction, Sentence, SentenceScore
 from halspan.core.cost import Cost
 from halspan.core.errors import ModelError
 from halspan.data.rows import Row
-from halspan.models.backbone import Backbone, is_random, load_backbone
+from halspan.models.backbone import Backbone, check_backbone, is_random, load_backbone
 from halspan.models.encoding import EncodedRow, RowEncoder
 
 YES = ("yes", "Yes", "YES", " yes", " Yes", " YES")
@@ -37,6 +37,17 @@ def load_zero_shot(spec: ZeroShotSpec, *, device: torch.device | str) -> "ZeroSh
     backbone = load_backbone(spec.model)
     backbone.model.to(device)
     return ZeroShot(backbone, spec)
+
+
+def check_zero_shot(spec: ZeroShotSpec) -> None:
+    """Make sure that the model can be loaded and asked, without loading its weights.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    _, processor = check_backbone(spec.model)
+    answer_tokens(processor.tokenizer)
+    _word(spec.question, processor)
 
 
 class ZeroShot:

@@ -43,7 +43,7 @@ class Contents:
         numbers: dict[str, int] = {}
         files = [numbers.setdefault(caption.image, len(numbers)) for caption in captions]
         hashed = {caption.id: _hash_caption(caption, image_hashes[caption.id]) for caption in captions}
-        return cls(captions=hashed, files=_hash(files))
+        return cls(captions=hashed, files=hash_json(files))
 
     @classmethod
     def of_corpus(cls, corpus: Corpus) -> Self:
@@ -63,7 +63,7 @@ class Contents:
     @property
     def digest(self) -> str:
         """One hash of all captions in any order, and of nothing else."""
-        return _hash(sorted(self.captions.items()))
+        return hash_json(sorted(self.captions.items()))
 
     def find_changes(self, now: "Contents", *, in_order: bool) -> list[str]:
         """Say what is different now; nothing where the corpus is the same, wherever it lies.
@@ -145,8 +145,9 @@ def _name_first(ids: Sequence[str], what: str) -> list[str]:
 def _hash_caption(caption: Caption, image: str) -> tuple[str, str, str]:
     record = caption.to_record()
     text, annotation = ([record[key] for key in keys] for keys in (_TEXT, _ANNOTATION))
-    return _hash(text), _hash(annotation), image[:_HEX_DIGITS]
+    return hash_json(text), hash_json(annotation), image[:_HEX_DIGITS]
 
 
-def _hash(value: Any) -> str:
+def hash_json(value: Any) -> str:
+    """Return the first 48 bits of the SHA-256 of a JSON value, in hexadecimal; the order of keys does not count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_HEX_DIGITS]

@@ -62,6 +62,28 @@ def load_backbone(spec: ModelSpec, *, processor: str | None = None) -> Backbone:
         return _load(replace(spec, backbone=folder), processor)
 
 
+def check_backbone(spec: ModelSpec) -> tuple[Any, Any]:
+    """Make sure that a backbone can be loaded, without the time and the memory that its weights take.
+
+    Of weights, only the headers of their files are read; what is missing of a hub id is downloaded.
+
+    Returns:
+        Its configuration and its processor.
+
+    Raises:
+        ModelError: as `load_backbone`, except for weights that do not fit the model.
+    """
+    if spec.backbone != TINY_LLAMA4:
+        config, processor, _ = _read_parts(spec, None)
+        _read(spec, lambda: open_checkpoint(spec.backbone, spec.revision))
+        return config, processor
+    from halspan.models.tiny import save_tiny_llama4
+
+    with TemporaryDirectory() as folder:
+        save_tiny_llama4(Path(folder))
+        return check_backbone(replace(spec, backbone=folder))
+
+
 def read_config(spec: ModelSpec) -> Any:
     """Read the transformers configuration of a folder or hub id.
 
@@ -104,7 +126,8 @@ def is_random(config: Any) -> bool:
     return bool(getattr(config, "random_weights", False))
 
 
-def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
+def _read_parts(spec: ModelSpec, processor_from: str | None) -> tuple[Any, Any, Family]:
+    """Read everything but the weights: configuration, processor and family."""
     config = read_config(spec)
     family = find_family(spec, config)
     place = (spec.backbone, spec.revision) if processor_from is None else (processor_from, None)
@@ -114,6 +137,11 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
             f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
             "character offsets; save one beside the checkpoint"
         )
+    return config, processor, family
+
+
+def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
+    config, processor, family = _read_parts(spec, processor_from)
     model = _load_weights(spec, config)
     if spec.quantize is not None:
         check_quantised(measure(model, family))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halspan.core.captions import Caption
+from halspan.data.contents import Contents
 from halspan.data.corpus import Corpus
 from halspan.reporting.figures import look_up
 
@@ -24,7 +25,8 @@ def describe_run(corpus: Corpus | None = None, train: Sequence[Caption] = ()) ->
 
     Returns:
         `date` (UTC, ISO 8601), `command` (null if a launcher started this process), and where there is a corpus
-        `corpus`, `train` (null if it is not of this corpus) and `left_out`, what the reader could not use by reason.
+        `corpus` with a digest of its captions, labels and images, `train` (null if it is not of this corpus) and
+        `left_out`, what the reader could not use by reason.
     """
     made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command_line(sys.argv)}
     if corpus is None:
@@ -32,8 +34,9 @@ def describe_run(corpus: Corpus | None = None, train: Sequence[Caption] = ()) ->
     source = {key: value for key, value in corpus.source.items() if key != "path"}
     if "path" in corpus.source:
         source["file"] = Path(corpus.source["path"]).name  # where it lies is in the command, if it was said
+    digest = Contents.of_corpus(corpus).digest
     return made | {
-        "corpus": {"name": corpus.name, "captions": len(corpus.captions), **source},
+        "corpus": {"name": corpus.name, "captions": len(corpus.captions), "digest": digest, **source},
         "train": _count(train) if train else None,
         "left_out": dict(corpus.skipped),
     }
