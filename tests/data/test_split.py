@@ -16,7 +16,15 @@ from halspan.data.alignbench import AlignBench
 from halspan.data.chocolate import Chocolate
 from halspan.data.corpus import Corpus
 from halspan.data.division import divide_images, group_images
-from halspan.data.split import IMAGE_TAKEN, PARTS, TEXT_TAKEN, Split, check_disjoint, match_generators
+from halspan.data.split import (
+    IMAGE_TAKEN,
+    PARTS,
+    TEXT_TAKEN,
+    Split,
+    check_disjoint,
+    describe_left_out,
+    match_generators,
+)
 
 HASHES = st.sets(st.integers(0, 2**256 - 1).map(lambda number: f"{number:064x}"), max_size=30)
 
@@ -225,7 +233,54 @@ def test_shares_are_kept_and_a_larger_test_holds_the_images_of_a_smaller_one():
     assert all(large[hash_] == "test_seen" for hash_ in hashes if small[hash_] == "test_seen")
 
 
-@pytest.mark.parametrize("shares", [{"val_share": 0.5, "test_share": 0.5}, {"val_share": 0.0}, {"test_share": 1.0}])
+def test_a_share_for_held_out_generators_keeps_their_images_and_takes_no_others_from_training(corpus):
+    """c captions 20 of the 40 images of a and b; t has its own ten."""
+    some = replace(corpus, captions=tuple(x for x in corpus.captions if x.generator != "c" or int(x.image[:-4]) < 20))
+    before, after = (Split(held_out=("c",), held_out_share=share).apply(some) for share in (None, 0.6))
+    kept = {c.image for c in after.test_heldout}
+    assert len(kept) > 2 * len(before.test_heldout)
+    assert kept > {c.image for c in before.test_heldout}
+    unshared = [{c.id for c in parts.train if int(c.image[:-4]) >= 20} for parts in (before, after)]
+    assert unshared[0] == unshared[1]
+    assert {c.image for c in after.test_seen} >= kept
+    assert f"{20 - len(kept)} of 20 captions are left out" in describe_left_out(
+        "test_heldout", len(kept), after.left_out
+    )
+
+
+def test_held_out_generators_share_as_many_images_as_was_said():
+    hashes = [f"{(2 * number + 1) * 2**64 // 2000:016x}" for number in range(1000)]
+    shared = set(hashes[::2])
+    parts = divide_images(hashes, val_share=0.2, test_share=0.1, shared=shared, shared_test_share=0.4)
+    assert Counter(parts[hash_] for hash_ in shared) == {"train": 200, "val": 100, "test_seen": 200}
+    assert Counter(parts[hash_] for hash_ in hashes if hash_ not in shared) == {
+        "train": 350,
+        "val": 100,
+        "test_seen": 50,
+    }
+
+
+@given(HASHES, st.floats(0.01, 0.8))
+def test_each_part_has_an_image_with_a_share_for_held_out_generators_too(hashes, share):
+    parts = divide_images(hashes, shared=hashes, shared_test_share=share)
+    assert Counter(parts.values()) == Counter(divide_images(hashes, test_share=share).values())
+
+
+@given(HASHES)
+def test_without_a_share_for_held_out_generators_images_are_divided_as_ever(hashes):
+    """As version 1 divided them: sorted by hash, and cut where the first 64 bits reach 70 % and 85 %."""
+    ordered = sorted(hashes)
+    parts = divide_images(hashes, shared=hashes)
+    assert list(parts) == ordered
+    n_train, n_val = (sum(int(each[:16], 16) / 2**64 < cut for each in ordered) for cut in (1 - 0.15 - 0.15, 1 - 0.15))
+    if 0 < n_train < n_val < len(ordered):
+        assert list(parts.values()).index("val") == n_train
+        assert list(parts.values()).index("test_seen") == n_val
+
+
+@pytest.mark.parametrize(
+    "shares", [{"held_out_share": 0.85}, {"val_share": 0.5, "test_share": 0.5}, {"val_share": 0.0}, {"test_share": 1.0}]
+)
 def test_shares_leave_something_to_each_part(shares):
     with pytest.raises(ValidationError):
         Split(**shares)

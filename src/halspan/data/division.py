@@ -1,7 +1,9 @@
 """Dividing images by a hash of their content: which share of them trains, tunes and tests, alone or in groups."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+import numpy as np
 
 DIVIDED = ("train", "val", "test_seen")
 VAL_SHARE = 0.15
@@ -9,7 +11,12 @@ TEST_SHARE = 0.15
 
 
 def divide_images(
-    hashes: Iterable[str], *, val_share: float = VAL_SHARE, test_share: float = TEST_SHARE
+    hashes: Iterable[str],
+    *,
+    val_share: float = VAL_SHARE,
+    test_share: float = TEST_SHARE,
+    shared: Collection[str] = (),
+    shared_test_share: float | None = None,
 ) -> dict[str, str]:
     """Assign image contents to train, val and test_seen.
 
@@ -22,14 +29,20 @@ def divide_images(
         hashes: SHA-256 of the images' content, in hexadecimal.
         val_share: share of images in val, 0 to 1.
         test_share: share of images in test_seen, 0 to 1.
+        shared: those of the images that have a share of their own in test_seen.
+        shared_test_share: that share, 0 to 1; None is `test_share`.
 
     Returns:
         The part of each image.
     """
-    ordered = sorted(set(hashes))
-    n_train = sum(_fraction(hash_) < 1 - val_share - test_share for hash_ in ordered)
-    n_val = sum(_fraction(hash_) < 1 - test_share for hash_ in ordered) - n_train
-    n_train, n_val = _at_least_one(n_train, n_val, len(ordered))
+    cuts = (1 - val_share - test_share, 1 - test_share)
+    fractions = {hash_: _fraction(hash_) for hash_ in hashes}
+    if shared_test_share is not None:
+        own = (1 - val_share - shared_test_share, 1 - shared_test_share)
+        fractions |= {hash_: _stretch(_fraction(hash_), own, cuts) for hash_ in shared}
+    ordered = sorted(fractions, key=lambda hash_: (fractions[hash_], hash_))
+    n_train, n_val = (sum(fraction < cut for fraction in fractions.values()) for cut in cuts)
+    n_train, n_val = _at_least_one(n_train, n_val - n_train, len(ordered))
     names = ["train"] * n_train + ["val"] * n_val + ["test_seen"] * (len(ordered) - n_train - n_val)
     return dict(zip(ordered, names, strict=True))
 
@@ -67,6 +80,11 @@ def _find(parents: dict[str, str], image: str) -> str:
 
 def _fraction(hash_: str) -> float:
     return int(hash_[:16], 16) / 2**64
+
+
+def _stretch(fraction: float, own: tuple[float, float], cuts: tuple[float, float]) -> float:
+    """Move a fraction so that it lies between the cuts of all images as it lies between its own; order stays."""
+    return float(np.interp(fraction, [0, *own, 1], [0, *cuts, 1]))
 
 
 def _at_least_one(n_train: int, n_val: int, n_images: int) -> tuple[int, int]:

@@ -173,6 +173,8 @@ class Split:
         val_share: share of the train generators' images in val.
         test_share: share of the train generators' images in neither train nor val. Captions of train generators there
             are test_seen; of held-out generators that caption the same images, these are the ones that can be judged.
+        held_out_share: the same share of those images alone that held-out generators caption too; None is
+            `test_share`. A larger one judges more held-out captions, and takes no other images from training.
         keep_texts_together: whether images whose captions share a text are in the same part, and captions of held-out
             generators with a text of train or val are left out. Whole captions count, not single sentences: those link
             nearly all images of a corpus with short ones.
@@ -185,14 +187,15 @@ class Split:
     held_out: tuple[str, ...] | None = ()
     val_share: _Share = VAL_SHARE
     test_share: _Share = TEST_SHARE
+    held_out_share: _Share | None = None
     keep_texts_together: Annotated[bool, Field(strict=True)] = False
 
     def __post_init__(self) -> None:
-        if self.val_share + self.test_share >= 1:
-            raise ValueError(
-                f"val_share {self.val_share} and test_share {self.test_share} leave no images to train on; lower one "
-                "of them"
-            )
+        for name, share in (("test_share", self.test_share), ("held_out_share", self.held_out_share or 0)):
+            if self.val_share + share >= 1:
+                raise ValueError(
+                    f"val_share {self.val_share} and {name} {share} leave no images to train on; lower one of them"
+                )
 
     def apply(self, corpus: Corpus) -> SplitParts:
         """Divide a corpus.
@@ -208,7 +211,7 @@ class Split:
         """
         train, held_out = self._generators(corpus)
         hashes = {caption.id: corpus.image_hash(caption) for caption in corpus.captions}
-        part_of = self._divide([caption for caption in corpus.captions if caption.generator in train], hashes)
+        part_of = self._divide(corpus.captions, train, held_out, hashes)
         assigned, left_out = self._assign(corpus.captions, train, held_out, hashes, part_of)
         parts = SplitParts(
             **{name: tuple(captions) for name, captions in assigned.items()},
@@ -223,13 +226,21 @@ class Split:
         _log(parts)
         return parts
 
-    def _divide(self, captions: Sequence[Caption], hashes: Mapping[str, str]) -> dict[str, str]:
+    def _divide(
+        self, captions: Sequence[Caption], train: Sequence[str], held_out: Sequence[str], hashes: Mapping[str, str]
+    ) -> dict[str, str]:
         """Give the part of each image of the train generators."""
-        images = {hashes[caption.id] for caption in captions}
-        group_of = {image: image for image in images}
-        if self.keep_texts_together:
-            group_of = group_images((hashes[caption.id], normalize_text(caption.text)) for caption in captions)
-        part_of = divide_images(group_of.values(), val_share=self.val_share, test_share=self.test_share)
+        own = [caption for caption in captions if caption.generator in train]
+        text_of = {c.id: normalize_text(c.text) if self.keep_texts_together else hashes[c.id] for c in own}
+        group_of = group_images((hashes[caption.id], text_of[caption.id]) for caption in own)
+        others = {hashes[caption.id] for caption in captions if caption.generator in held_out}
+        part_of = divide_images(
+            group_of.values(),
+            val_share=self.val_share,
+            test_share=self.test_share,
+            shared={group for image, group in group_of.items() if image in others},
+            shared_test_share=self.held_out_share,
+        )
         return {image: part_of[group] for image, group in group_of.items()}
 
     def _assign(
@@ -247,9 +258,7 @@ class Split:
                 assigned[part_of[hashes[caption.id]]].append(caption)
         taken = KnownTexts.of(assigned["train"] + assigned["val"] if self.keep_texts_together else ())
         left_out: defaultdict[tuple[str | None, str], Counter[str]] = defaultdict(Counter)
-        for caption in captions:
-            if caption.generator in train:
-                continue
+        for caption in (each for each in captions if each.generator not in train):
             if caption.generator not in held_out:
                 left_out[None, NOT_CHOSEN][caption.generator] += 1
             elif part_of.get(hashes[caption.id]) in _TRAINED:
@@ -349,7 +358,7 @@ def _reasons(
     if held_out and not parts["test_heldout"]:
         raise DataError(
             f"split.held_out: test_heldout is empty: {describe_left_out('test_heldout', 0, left_out)}; raise "
-            "split.test_share, add images that the train generators do not share, or hold out other generators"
+            "split.held_out_share, add images that the train generators do not share, or hold out other generators"
         )
     reasons = {"test_heldout": "split.held_out names no generator"} if not held_out else {}
     if not parts["test_seen"]:
@@ -370,7 +379,7 @@ def _reasons(
 def _log(parts: SplitParts) -> None:
     """Say which captions are not judged, and which texts a detector may know by heart."""
     if gone := describe_left_out("test_heldout", len(parts.test_heldout), parts.left_out):
-        logger.warning("split: test_heldout: %s; a larger split.test_share keeps more", gone)
+        logger.warning("split: test_heldout: %s; a larger split.held_out_share keeps more", gone)
     known = {
         name: f"{name} ({counts['captions']:,} of {len(captions):,} captions, {counts['sentences']:,} of "
         f"{sum(len(caption.sentences) for caption in captions):,} sentences)"
