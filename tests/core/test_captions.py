@@ -93,7 +93,7 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         (
             changed("caption", to="A man."),
             "caption: unknown key; the keys of a caption are id, image, generator, direction, text, sentences, spans, "
-            "predicted",
+            "predicted, threshold",
         ),
         (changed("id", to=139), "id: 139 is an integer, not text; write it as a string"),
         (changed("id", to=" "), "id: ' ' is empty; give some text"),
@@ -126,7 +126,7 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         (
             changed("sentences", 0, "lable", to="correct"),
             "sentences[0].lable: unknown key; did you mean label? the keys of a sentence are start, end, label, types, "
-            "votes, p_incorrect, unscored",
+            "votes, p_incorrect, unscored, logit",
         ),
         (
             changed("sentences", 0, "label", to="Incorrect"),

@@ -8,6 +8,7 @@ from halspan.core.checks import (
     check_choice,
     check_int,
     check_keys,
+    check_logit,
     check_object,
     check_probability,
     check_range,
@@ -167,8 +168,8 @@ class Caption:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a caption from its JSON object; null stands for an optional key that is absent.
 
-        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`, and
-        `p_incorrect` and `unscored` of a sentence) are accepted and ignored.
+        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`,
+        `threshold`, and `p_incorrect`, `logit` and `unscored` of a sentence) are accepted and ignored.
 
         Raises:
             DataError: the record is not a caption; the message names the field, the value and the remedy.
@@ -236,13 +237,16 @@ class SentenceScore:
     Attributes:
         p_incorrect: probability that the sentence is incorrect, 0 to 1; None if it is unscored.
         unscored: the reason why there is no probability; None if there is one.
+        logit: log-odds of `p_incorrect`, in nats, which rank sentences whose probability rounds to 0 or 1; None where
+            only the probability is known.
 
     Raises:
-        DataError: both are given or neither is, or the probability is none.
+        DataError: both are given or neither is, the probability is none, or the logit is that of another one.
     """
 
     p_incorrect: float | None
     unscored: str | None = None
+    logit: float | None = None
 
     def __post_init__(self) -> None:
         if self.p_incorrect is None:
@@ -255,6 +259,8 @@ class SentenceScore:
             raise DataError(
                 f"unscored: {show(self.unscored)} beside p_incorrect {self.p_incorrect}; a sentence has one of the two"
             )
+        if self.logit is not None:
+            check_logit("logit", self.logit, of=self.p_incorrect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,14 +271,17 @@ class Prediction:
         caption: the caption, with whatever annotation it has.
         sentences: one score for each of the caption's sentences, in their order.
         spans: what the detector marked.
+        threshold: the detector calls a sentence incorrect from this P(incorrect) on; None where nobody said.
 
     Raises:
-        DataError: the number of scores is not the number of sentences, or a span does not fit the text.
+        DataError: the number of scores is not the number of sentences, a span does not fit the text, or the threshold
+            is not a probability.
     """
 
     caption: Caption
     sentences: tuple[SentenceScore, ...]
     spans: tuple[PredictedSpan, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.sentences) != len(self.caption.sentences):
@@ -281,6 +290,8 @@ class Prediction:
                 f"{self.caption.id!r}; give one score for each"
             )
         _check_inside("predicted", self.spans, self.caption.text)
+        if self.threshold is not None:
+            check_probability("threshold", self.threshold)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -296,18 +307,23 @@ class Prediction:
             caption=caption,
             sentences=_read_list(record, "sentences", _read_score),
             spans=_read_list(record, "predicted", _read_predicted_span),
+            threshold=record.get("threshold"),
         )
 
     def to_record(self) -> dict[str, Any]:
-        """Write the caption's JSON object with `p_incorrect` / `unscored` for each sentence, and `predicted`."""
+        """Write the caption's JSON object, with what the detector says about its sentences and words."""
         record = self.caption.to_record()
         for sentence, score in zip(record["sentences"], self.sentences, strict=True):
             sentence["p_incorrect"] = score.p_incorrect
+            if score.logit is not None:
+                sentence["logit"] = score.logit
             if score.unscored is not None:
                 sentence["unscored"] = score.unscored
         record["predicted"] = [
             {"start": span.start, "end": span.end, "type": span.type, "score": span.score} for span in self.spans
         ]
+        if self.threshold is not None:
+            record["threshold"] = self.threshold
         return record
 
 
@@ -349,7 +365,7 @@ def read_span(record: Mapping[str, Any]) -> Span:
 
 
 def _read_score(record: Mapping[str, Any]) -> SentenceScore:
-    return SentenceScore(record.get("p_incorrect"), record.get("unscored"))
+    return SentenceScore(record.get("p_incorrect"), record.get("unscored"), record.get("logit"))
 
 
 def _read_predicted_span(record: Mapping[str, Any]) -> PredictedSpan:

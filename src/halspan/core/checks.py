@@ -9,6 +9,8 @@ from typing import Any
 from halspan.core.errors import DataError
 
 _CLOSE = 0.8  # share of characters that two names have in common, in order, where one is probably meant for the other
+_LARGEST_LOGIT = 700.0  # beyond it exp overflows, and the probability is 0 or 1 long before
+_ROUNDING = 1e-6  # by which a written probability may differ from that of its logit
 _KINDS = {
     bool: "a boolean",
     int: "an integer",
@@ -69,6 +71,15 @@ def check_probability(field: str, value: Any) -> None:
         raise DataError(f"{field}: {show(value)} is {kind(value)}, not a number; give a probability from 0 to 1")
     if not (math.isfinite(value) and 0 <= value <= 1):
         raise DataError(f"{field}: {value} is not a probability; give a number from 0 to 1")
+
+
+def check_logit(field: str, value: Any, *, of: float) -> None:
+    """Require the log-odds of a probability, as far as its digits tell them."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not a number; give the log-odds, or leave it out")
+    p = 1 / (1 + math.exp(-max(min(value, _LARGEST_LOGIT), -_LARGEST_LOGIT)))
+    if not (math.isfinite(value) and abs(p - of) < _ROUNDING):
+        raise DataError(f"{field}: {value} is not the log-odds of the probability {of}; correct one of them")
 
 
 def check_range(start: Any, end: Any) -> None:
