@@ -62,14 +62,12 @@ class FinishedRun:
         spec: its configuration, with the machine and the corpus asked for now.
         own: its configuration with its own corpus.
         split: what `split.json` holds.
-        tuned: its calibration and decoding.
     """
 
     place: "RunDirectory"
     spec: "RunSpec"
     own: "RunSpec"
     split: Mapping[str, Any]
-    tuned: "Tuned"
 
     @classmethod
     def read(cls, folder: Path, config: DictConfig) -> "FinishedRun":
@@ -78,7 +76,6 @@ class FinishedRun:
         Raises:
             ConfigError: the folder holds no finished run.
         """
-        from halspan.inference.tuning import Tuned
         from halspan.training.rundir import RunDirectory
 
         place = RunDirectory(folder)
@@ -104,8 +101,14 @@ class FinishedRun:
             spec=configure.build(saved),
             own=own,
             split=json.loads(place.split.read_text(encoding="utf-8")),
-            tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
         )
+
+    @property
+    def tuned(self) -> "Tuned":
+        """Its calibration and decoding; not read with the rest, since that imports torch before data are looked at."""
+        from halspan.inference.tuning import Tuned
+
+        return Tuned.from_record(json.loads(self.place.tuned.read_text(encoding="utf-8")))
 
     def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
         """Load the detector, score with it, and let it go."""

@@ -274,15 +274,14 @@ def test_what_is_not_a_whole_gzip_file_is_refused_before_anything_is_scored(run,
 
 
 def test_standard_output_has_the_predictions_alone_and_standard_error_what_is_rejected(
-    detector, run, captions, monkeypatch, capfd
+    detector, run, captions, monkeypatch, capsys
 ):
     run()
     feed(monkeypatch, BAD.encode() + captions.read_bytes())
     monkeypatch.chdir(run.output.parent)
-    capfd.readouterr()
     with pytest.raises(SystemExit) as exit_:
         main(arguments_of(detector, "-", "-", "--images", captions.parent))
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert not exit_.value.code
     assert [json.loads(line)["id"] for line in out.splitlines()] == [f"a/{number}" for number in range(12)]
     assert out.splitlines()[0] == run.output.read_text().splitlines()[0]
@@ -395,7 +394,7 @@ IMPOSSIBLE = {
     "stdin": (["--input", "-", "--resume"], "standard input cannot be read again"),
     "stdout": (["--output", "-", "--resume"], "standard output cannot be continued"),
     "both": (["--resume", "--overwrite"], "one continues, the other begins again"),
-    "suffix of the output": (["--output", "scored.csv"], "'scored.csv' is neither .jsonl, .ndjson nor .parquet"),
+    "suffix of the output": (["--output", "scored.csv"], "'scored.csv' is neither .jsonl, .ndjson,"),
     "suffix of the input": (["--input", "captions.txt"], "'captions.txt' is neither"),
     "images": (["--images", "nowhere"], "--images: 'nowhere' is not a folder"),
     "shard": (["--shard", "3/2"], "--shard: 3/2 is not possible"),

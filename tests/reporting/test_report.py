@@ -287,7 +287,7 @@ def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_pat
         ("Command", "python train.py data=jsonl data.path=&#39;&lt;my captions&gt;.jsonl&#39;"),
         ("Corpus", "captions: 1,230 captions, file captions.jsonl, read as jsonl"),
         ("Trained on", "1,000 captions, 500 images, 3,000 sentences; gpt4o, sd"),
-        ("Left out", "12 × missing image; 63 × their images are in train or val"),
+        ("Left out", "12 missing image; 63 captions: their images are in train or val"),
     ]
 
 
