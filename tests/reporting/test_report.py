@@ -320,3 +320,7 @@ def test_the_main_figures_are_said_in_words(text):
 def test_words_say_nothing_of_a_figure_that_is_not_there(tmp_path):
     predictions = [predict("1", ("A.", "correct", 0.2))]
     assert "In words" not in report(tmp_path, judged({"all": predictions}), {"all": predictions})
+
+
+def test_the_page_says_what_intervals_do_not_cover(text):
+    assert "They do not cover training again: another seed, or another number of threads" in text

@@ -1,8 +1,8 @@
 """Captions with their annotated sentences and spans, predictions about them, and the JSON records of both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, get_args
 
 from halspan.core.checks import (
     check_choice,
@@ -13,10 +13,12 @@ from halspan.core.checks import (
     check_probability,
     check_range,
     check_text,
-    kind,
+    get_list,
+    read_list,
     show,
 )
 from halspan.core.errors import DataError
+from halspan.core.ranges import check_inside, check_sentences
 from halspan.core.record_keys import CAPTION_KEYS, PREDICTED_SPAN_KEYS, SENTENCE_KEYS, SPAN_KEYS, VOTES_KEYS
 from halspan.core.sentences import split_sentences
 
@@ -24,8 +26,6 @@ Label = Literal["correct", "incorrect", "unknown"]
 Direction = Literal["image_to_text", "text_to_image"]
 LABELS: tuple[str, ...] = get_args(Label)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ class Caption:
         for name in ("id", "image", "generator", "text"):
             check_text(name, getattr(self, name))
         check_choice("direction", self.direction, DIRECTIONS)
-        _check_sentences(self.sentences, self.text)
-        _check_inside("spans", self.spans, self.text)
+        check_sentences(self.sentences, self.text)
+        check_inside("spans", self.spans, self.text)
 
     def spans_in(self, sentence: Sentence) -> tuple[Span, ...]:
         """Find the spans that share at least one character with a sentence."""
@@ -180,7 +180,7 @@ class Caption:
             check_text("text", record["text"])
             sentences = tuple(Sentence(start, end) for start, end in split_sentences(record["text"]))
         else:
-            sentences = _read_list(record, "sentences", _read_sentence)
+            sentences = read_list(record, "sentences", _read_sentence)
         return cls(
             id=record["id"],
             image=record["image"],
@@ -188,7 +188,7 @@ class Caption:
             direction=record["direction"],
             text=record["text"],
             sentences=sentences,
-            spans=_read_list(record, "spans", read_span),
+            spans=read_list(record, "spans", read_span),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -289,7 +289,7 @@ class Prediction:
                 f"sentences: {len(self.sentences)} scores for the {len(self.caption.sentences)} sentences of caption "
                 f"{self.caption.id!r}; give one score for each"
             )
-        _check_inside("predicted", self.spans, self.caption.text)
+        check_inside("predicted", self.spans, self.caption.text)
         if self.threshold is not None:
             check_probability("threshold", self.threshold)
 
@@ -305,8 +305,8 @@ class Prediction:
             raise DataError("predicted: missing; this is a caption without a prediction: score it first")
         return cls(
             caption=caption,
-            sentences=_read_list(record, "sentences", _read_score),
-            spans=_read_list(record, "predicted", _read_predicted_span),
+            sentences=read_list(record, "sentences", _read_score),
+            spans=read_list(record, "predicted", _read_predicted_span),
             threshold=record.get("threshold"),
         )
 
@@ -333,7 +333,7 @@ def _read_sentence(record: Mapping[str, Any]) -> Sentence:
         start=record["start"],
         end=record["end"],
         label=record.get("label"),
-        types=tuple(_get_list(record, "types")),
+        types=tuple(get_list(record, "types")),
         votes=read_votes(record.get("votes")),
     )
 
@@ -373,26 +373,6 @@ def _read_predicted_span(record: Mapping[str, Any]) -> PredictedSpan:
     return PredictedSpan(record["start"], record["end"], record["type"], record["score"])
 
 
-def _read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], _Item]) -> tuple[_Item, ...]:
-    items = []
-    for index, value in enumerate(_get_list(record, key)):
-        check_object(f"{key}[{index}]", value)
-        try:
-            items.append(read(value))
-        except DataError as error:
-            raise DataError(f"{key}[{index}].{error}") from None
-    return tuple(items)
-
-
-def _get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
-    values = record.get(key)
-    if values is None:
-        return ()
-    if not isinstance(values, list | tuple):
-        raise DataError(f"{key}: {show(values)} is {kind(values)}, not a list; put it in [ ]")
-    return values
-
-
 def _sentence_record(sentence: Sentence) -> dict[str, Any]:
     record: dict[str, Any] = {"start": sentence.start, "end": sentence.end}
     if sentence.label is not None:
@@ -402,30 +382,3 @@ def _sentence_record(sentence: Sentence) -> dict[str, Any]:
     if (votes := sentence.votes) is not None:
         record["votes"] = {"correct": votes.correct, "incorrect": votes.incorrect, "unknown": votes.unknown}
     return record
-
-
-def _check_inside(field: str, ranges: Sequence[Span | PredictedSpan | Sentence], text: str) -> None:
-    for index, item in enumerate(ranges):
-        if item.end > len(text):
-            raise DataError(
-                f"{field}[{index}].end: {item.end} lies beyond the text's {len(text)} characters; "
-                "count characters (not bytes) of this caption's own text"
-            )
-
-
-def _check_sentences(sentences: tuple[Sentence, ...], text: str) -> None:
-    if not sentences:
-        raise DataError("sentences: there are none to judge; leave the key out to have the text split")
-    _check_inside("sentences", sentences, text)
-    for index in range(1, len(sentences)):
-        last, this = sentences[index - 1], sentences[index]
-        if this.start < last.start:
-            raise DataError(
-                f"sentences[{index}].start: {this.start} comes before sentences[{index - 1}] at {last.start}; "
-                "order the sentences by their start"
-            )
-        if this.start < last.end:
-            raise DataError(
-                f"sentences[{index}].start: {this.start} lies inside sentences[{index - 1}], which ends at {last.end}; "
-                "sentences must not overlap"
-            )
