@@ -63,14 +63,12 @@ class FinishedRun:
         spec: its configuration, with the machine and the corpus asked for now.
         own: its configuration with its own corpus.
         split: what `split.json` holds.
-        tuned: its calibration and decoding.
     """
 
     place: "RunDirectory"
     spec: "RunSpec"
     own: "RunSpec"
     split: Mapping[str, Any]
-    tuned: "Tuned"
 
     @classmethod
     def read(cls, folder: Path, config: DictConfig) -> "FinishedRun":
@@ -79,7 +77,6 @@ class FinishedRun:
         Raises:
             ConfigError: the folder holds no finished run.
         """
-        from halspan.inference.tuning import Tuned
         from halspan.training.rundir import RunDirectory
 
         place = RunDirectory(folder)
@@ -105,7 +102,6 @@ class FinishedRun:
             spec=configure.build(saved),
             own=own,
             split=place.read_split(),
-            tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
         )
 
     def check_contents(self, corpus: "Corpus", parts: "SplitParts") -> None:
@@ -125,6 +121,13 @@ class FinishedRun:
             f"this one as another corpus, in a folder of its own: data={source.get('reader', '...')} "
             f"data.path={source['path']}"
         )
+
+    @property
+    def tuned(self) -> "Tuned":
+        """Its calibration and decoding; not read with the rest, since that imports torch before data are looked at."""
+        from halspan.inference.tuning import Tuned
+
+        return Tuned.from_record(json.loads(self.place.tuned.read_text(encoding="utf-8")))
 
     def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
         """Load the detector, score with it, and let it go."""

@@ -1,7 +1,9 @@
 """Tests of the console command, through the function that the `halspan` script calls."""
 
 import csv
+import gzip
 import inspect
+import io
 import json
 import re
 import subprocess
@@ -271,3 +273,43 @@ def test_help_fits_80_columns_and_breaks_no_choice(run, monkeypatch, command):
     function = {"judge": judge.judge, "compare": judge.compare, "score": score.score} | vars(data)
     if documented := inspect.getdoc(function.get(command.rpartition(" ")[2])):
         assert [line for line in documented.splitlines()[1:] if line.strip() not in shown] == []
+
+
+@pytest.fixture
+def feed(monkeypatch):
+    """Give standard input."""
+    return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_captions_come_from_standard_input_and_from_compressed_files(run, captions, feed, tmp_path, monkeypatch):
+    packed = captions.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(captions.read_bytes()))
+    monkeypatch.chdir(captions.parent)  # where the images of a stream are
+    for command in ("check", "stats"):
+        plain = run("data", command, captions.name)
+        feed(captions.read_bytes())
+        piped, unpacked = run("data", command, "-"), run("data", command, packed.name)
+        assert plain[0] == piped[0] == unpacked[0]
+        assert plain[1] == piped[1].replace("standard input:", f"{captions.name}:", 1)
+        assert plain[1] == unpacked[1].replace(packed.name, captions.name, 1)
+
+
+def test_captions_are_converted_to_standard_output_and_to_compressed_files(
+    run, alignbench, feed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run("data", "convert", alignbench, "plain.jsonl")
+    code, out, err = run("data", "convert", alignbench, "-")
+    assert (code, out) == (0, (tmp_path / "plain.jsonl").read_text())
+    assert "2 captions" in err
+    feed(out.encode())
+    run("data", "convert", "-", "packed.jsonl.gz")
+    assert gzip.decompress((tmp_path / "packed.jsonl.gz").read_bytes()).decode() == out
+
+
+def test_of_standard_input_only_lines_of_json_are_read(run, feed):
+    feed("nothing".encode("utf-16"))
+    code, _, err = run("data", "check", "-")
+    assert (code, err.startswith("error: standard input: is UTF-16, not JSON Lines; ")) == (1, True)
+    code, _, err = run("data", "check", "-", "--format", "chocolate")
+    assert (code, err) == (2, "error: --format: chocolate does not come from standard input; give its file or folder\n")

@@ -1,6 +1,9 @@
 """`halspan judge` and `halspan compare`, through the function that the `halspan` script calls."""
 
+import gzip
+import io
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -149,3 +152,44 @@ def test_help_has_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"halspan {command} " in out
+
+
+def test_the_threshold_is_that_of_the_predictions_unless_another_is_given(run, tmp_path):
+    own = [record(number, p_incorrect=(0.4, 0.1)) | {"threshold": 0.3} for number in range(16)]
+    scored = write(tmp_path / "scored.jsonl", own)
+    found = {}
+    for given in ((), ("--threshold", 0.5)):
+        assert run("judge", scored, *given)[0] == 0
+        figures = json.loads((tmp_path / "scored" / "metrics.json").read_text())["all"]["sentence"]
+        found[figures["threshold"]] = figures["f1"]
+    assert found[0.3] > found[0.5] == 0  # nothing is called incorrect from 0.5 on
+
+
+def test_predictions_of_several_detectors_have_no_threshold_in_common(run, tmp_path):
+    scored = write(tmp_path / "s.jsonl", [record(number) | {"threshold": 0.3 + number / 100} for number in range(4)])
+    code, _, err = run("judge", scored)
+    assert code == 1
+    assert "threshold: the predictions have 4, 0.3 to 0.33, so they are of several detectors" in err
+
+
+def test_predictions_come_from_standard_input_and_from_compressed_files(run, scored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(scored.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(scored.read_bytes())))
+    assert run("judge", scored)[0] == run("judge", packed)[0] == run("judge", "-", "--to", "piped")[0] == 0
+    figures = [json.loads((tmp_path / name / "metrics.json").read_text())["all"] for name in ("packed", "piped")]
+    assert figures == [json.loads((tmp_path / "scored" / "metrics.json").read_text())["all"]] * 2
+
+
+def test_standard_input_is_judged_into_a_folder_that_is_given(run):
+    code, _, err = run("judge", "-")
+    assert (code, err.startswith("error: --to: standard input has no folder")) == (2, True)
+
+
+def test_images_are_counted_by_their_content_as_the_intervals_draw_them(run, tmp_path):
+    scored = write(tmp_path / "scored.jsonl", [record(number) for number in range(16)])
+    for number in range(1, 16, 2):  # the same picture under two names
+        (tmp_path / f"images/{number}.png").write_bytes((tmp_path / f"images/{number - 1}.png").read_bytes())
+    run("judge", scored)
+    assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["all"]["n"]["images"] == 8

@@ -1,5 +1,6 @@
 """Tests of `halspan score`, with a small real detector; runs that are killed are processes of their own."""
 
+import gzip
 import inspect
 import io
 import json
@@ -19,7 +20,7 @@ from PIL import Image
 from halspan.cli import main, score
 from halspan.data import stream
 from halspan.data.predictions import read_predictions
-from halspan.data.resumable import Paths
+from halspan.data.resumable import Paths, ResumableOutput
 from halspan.inference.pretrained import BATCH_TOKENS, About, Detector
 from halspan.inference.tuning import Tuned
 from halspan.models.detector import build_detector
@@ -155,7 +156,7 @@ def test_a_caption_is_scored_whatever_its_labels_and_what_cannot_be_used_of_them
     assert err.count("left out: scoring does without it") == 1
     assert f"{captions}:2: sentences[0].label: 'Incorrect' is not possible; did you mean incorrect?" in err
     assert "labels, types, votes, spans or keys that cannot be used left out of 3 records\n" in err
-    assert records(run.output)[1]["sentences"][0].keys() == {"start", "end", "p_incorrect"}
+    assert records(run.output)[1]["sentences"][0].keys() == {"start", "end", "p_incorrect", "logit"}
 
 
 def test_keys_that_captions_do_not_have_are_refused_or_left_out_as_asked(run, captions):
@@ -229,6 +230,104 @@ def test_standard_input_is_read_as_a_file_and_its_images_from_the_folder_given(r
     assert piped.read_bytes() == run.output.read_bytes()
 
 
+def feed(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_compressed_lines_come_in_and_go_out_with_the_same_records(run, captions, tmp_path):
+    run()
+    packed = captions.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(captions.read_bytes()))
+    outputs = [tmp_path / "out" / f"{name}.jsonl.gz" for name in ("first", "second")]
+    for output in outputs:
+        assert run(input_=packed, output=output)[0] == 0
+        assert gzip.decompress(output.read_bytes()) == run.output.read_bytes()
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()  # neither a name nor a time is in it
+
+
+def test_compressed_lines_are_continued(run, captions, tmp_path, monkeypatch):
+    run()
+    packed, output = captions.with_suffix(".jsonl.gz"), tmp_path / "out" / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(captions.read_bytes()))
+    append = ResumableOutput.append
+
+    def stop_behind_the_first(self, **block):
+        append(self, **block)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableOutput, "append", stop_behind_the_first)
+        assert run(input_=packed, output=output)[0] == 130
+    assert not output.exists()
+    assert run("--resume", input_=packed, output=output)[0] == 0
+    assert gzip.decompress(output.read_bytes()) == run.output.read_bytes()
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-20], lambda _: b'{"id": "plain lines"}\n'])
+def test_what_is_not_a_whole_gzip_file_is_refused_before_anything_is_scored(run, captions, spoil):
+    packed = captions.with_suffix(".jsonl.gz")
+    packed.write_bytes(spoil(gzip.compress(captions.read_bytes())))
+    code, err = run(input_=packed)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"error: {packed}: cannot be read (it is not a whole gzip file" in err
+    assert not run.output.exists()
+
+
+def test_standard_output_has_the_predictions_alone_and_standard_error_what_is_rejected(
+    detector, run, captions, monkeypatch, capsys
+):
+    run()
+    feed(monkeypatch, BAD.encode() + captions.read_bytes())
+    monkeypatch.chdir(run.output.parent)
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments_of(detector, "-", "-", "--images", captions.parent))
+    out, err = capsys.readouterr()
+    assert not exit_.value.code
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [f"a/{number}" for number in range(12)]
+    assert out.splitlines()[0] == run.output.read_text().splitlines()[0]
+    assert "rejected: standard input:1: not JSON" in err
+    assert "Written to" not in err
+    assert list(run.output.parent.iterdir()) == [run.output]
+
+
+@pytest.mark.slow
+def test_a_reader_of_standard_output_that_ends_is_one_line(detector, tmp_path):
+    captions = write_captions(tmp_path / "captions.jsonl", 2000, per_image=500)
+    arguments = arguments_of(detector, captions, "-", "--batch-tokens", 100_000)
+    command = [sys.executable, "-c", f"from halspan.cli import main; main({arguments!r})"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+    assert err.splitlines()[-1].startswith("error: standard output: whatever reads it has ended")
+    assert "Traceback" not in err
+    assert process.returncode == 1
+
+
+def test_a_stream_of_another_kind_is_told_what_it_is(run, monkeypatch):
+    feed(monkeypatch, b"id,image,text\n1,a.png,A cat.\n")
+    code, err = run(input_="-")
+    assert code == 1
+    assert "error: standard input: is a table (CSV), not JSON Lines" in err
+
+
+def test_a_run_is_to_be_exported_first(captions, tmp_path, capsys):
+    folder = tmp_path / "checkpoints" / "own"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "best.ckpt", "report.html"):
+        (folder / name).touch()
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments_of(folder, captions, tmp_path / "scored.jsonl"))
+    assert exit_.value.code == 1
+    err = capsys.readouterr().err
+    assert f"{folder} is a run, not an exported detector; export it first: python export.py run={folder}" in err
+
+
+def test_the_scored_file_carries_the_threshold_of_the_detector(run):
+    run()
+    assert {record["threshold"] for record in records(run.output)} == {Tuned().threshold}
+
+
 def test_a_finished_output_is_left_alone_unless_it_is_to_be_replaced(run):
     run()
     run.output.write_text("mine\n")
@@ -293,8 +392,9 @@ def _retrained(detector, tmp_path):
 
 IMPOSSIBLE = {
     "stdin": (["--input", "-", "--resume"], "standard input cannot be read again"),
+    "stdout": (["--output", "-", "--resume"], "standard output cannot be continued"),
     "both": (["--resume", "--overwrite"], "one continues, the other begins again"),
-    "suffix of the output": (["--output", "scored.csv"], "'scored.csv' is neither .jsonl, .ndjson nor .parquet"),
+    "suffix of the output": (["--output", "scored.csv"], "'scored.csv' is neither .jsonl, .ndjson,"),
     "suffix of the input": (["--input", "captions.txt"], "'captions.txt' is neither"),
     "images": (["--images", "nowhere"], "--images: 'nowhere' is not a folder"),
     "shard": (["--shard", "3/2"], "--shard: 3/2 is not possible"),

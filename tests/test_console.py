@@ -5,7 +5,15 @@ import re
 import pytest
 from rich.console import Console
 
-from halspan.console import new_table, open_console, report_error, show_logs, silence_other_bars, track
+from halspan.console import (
+    new_table,
+    open_console,
+    report_error,
+    show_logs,
+    silence_other_bars,
+    track,
+    without_other_bars,
+)
 from halspan.core.printable import printable
 
 NAMES = ("gpt\x1b[31m\x9b2J4", "a\u202eb\u2066c", "[red]bold[/red] :smile:", "line\nINFO all is well\r", "\ud800")
@@ -155,3 +163,20 @@ def test_the_bars_of_transformers_are_silent_and_those_of_downloads_stay(capsys)
 def test_a_bar_where_no_terminal_is_leaves_no_trace(capsys):
     assert list(track([1, 2], "scoring val", total=2)) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_loading_is_silent_and_leaves_the_bars_of_its_user_as_they_were(capsys):
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    try:
+        for switch in (transformers_logging.enable_progress_bar, transformers_logging.disable_progress_bar):
+            switch()
+            before = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+            with without_other_bars():
+                assert list(transformers_logging.tqdm([1, 2], desc="Loading weights")) == [1, 2]
+            assert (transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == before
+        assert capsys.readouterr().err == ""
+    finally:
+        transformers_logging.enable_progress_bar()
+        enable_progress_bars()

@@ -1,7 +1,9 @@
 """Judging a finished run again."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -131,3 +133,19 @@ def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
 def test_what_is_wrong_is_one_line(monkeypatch, capsys, arguments, message):
     assert evaluate(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_what_is_wrong_with_data_is_said_before_torch_is_imported(place):
+    script = f"""
+import sys
+sys.argv = ["{ROOT / "evaluate.py"}", "run={place}", "data.path=nowhere.jsonl"]
+import configure, evaluate
+try:
+    configure.run_entry(evaluate.main, "evaluate")
+finally:
+    print(sorted({{"torch", "pytorch_lightning"}} & set(sys.modules)))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert "error: data.path: 'nowhere.jsonl' does not exist" in done.stderr

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,14 +16,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from halspan.core.noise import is_worth_showing, silence_noise
 from halspan.core.printable import printable
 
 _PIPE_WIDTH = 160  # characters of a line that goes to a file or another program
 _ENDLESS = 100_000  # characters; wider than any table
 _GAP = "   "
 _WORD = re.compile(r"^ *\S+|\S+")  # the first one with its indent
-# warnings about what no user can change: a kernel that comes whether it is used or not, and a published configuration
-_NOISE = {"bitsandbytes": "gemm_4bit_forward", "transformers.modeling_rope_utils": "high_freq_factor"}
 _STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
 
 T = TypeVar("T")
@@ -64,8 +64,7 @@ def show_logs(level: int, *, plain: bool) -> None:
         handler.setFormatter(_Formatter("%(message)s"))
     handler.addFilter(_is_worth_showing)
     handler.name = "halspan"
-    for name in _NOISE:
-        logging.getLogger(name).addFilter(_is_worth_showing)  # libraries have handlers of their own too
+    silence_noise()  # libraries have handlers of their own too
     root = logging.getLogger()
     for old in [each for each in root.handlers if each.name == handler.name]:  # of an earlier command of this process
         root.removeHandler(old)
@@ -82,6 +81,23 @@ def silence_other_bars() -> None:
     disable_progress_bar()  # the hub's too
     if had_bars:
         enable_progress_bars()
+
+
+@contextmanager
+def without_other_bars() -> Iterator[None]:
+    """Silence these bars for a while; a program that uses halspan as a library finds its settings as they were."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
+
+    had_bars, had_others = is_progress_bar_enabled(), not are_progress_bars_disabled()
+    silence_other_bars()
+    try:
+        yield
+    finally:
+        if had_bars:
+            enable_progress_bar()  # the hub's too
+            if not had_others:
+                disable_progress_bars()
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
@@ -198,6 +214,6 @@ def _indent(text: str) -> str:
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
     """Keep out Lightning's advertisements, and warnings about what no user can change."""
-    if any(record.name.startswith(name) and mark in str(record.msg) for name, mark in _NOISE.items()):
+    if not is_worth_showing(record):
         return False
     return record.name.startswith("halspan") or record.levelno >= logging.WARNING

@@ -93,7 +93,7 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         (
             changed("caption", to="A man."),
             "caption: unknown key; the keys of a caption are id, image, generator, direction, text, sentences, spans, "
-            "predicted",
+            "predicted, threshold",
         ),
         (changed("id", to=139), "id: 139 is an integer, not text; write it as a string"),
         (changed("id", to=" "), "id: ' ' is empty; give some text"),
@@ -126,7 +126,7 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         (
             changed("sentences", 0, "lable", to="correct"),
             "sentences[0].lable: unknown key; did you mean label? the keys of a sentence are start, end, label, types, "
-            "votes, p_incorrect, unscored",
+            "votes, p_incorrect, unscored, logit",
         ),
         (
             changed("sentences", 0, "label", to="Incorrect"),
@@ -333,3 +333,26 @@ def captions(draw: st.DrawFn) -> Caption:
 @given(captions())
 def test_any_caption_survives_its_json_record(caption):
     assert Caption.from_record(json.loads(json.dumps(caption.to_record()))) == caption
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logit": 3.0}, "sentences[0].logit: 3.0 is not the log-odds of the probability 0.3"),
+        ({"logit": "high"}, "sentences[0].logit: 'high' is a string, not a number; give the log-odds, or leave it out"),
+        ({"logit": float("nan")}, "sentences[0].logit: nan is not the log-odds of the probability 0.3"),
+    ],
+)
+def test_a_logit_is_that_of_its_probability(changes, message):
+    with pytest.raises(DataError) as error:
+        Prediction.from_record(prediction_with({"p_incorrect": 0.3} | changes))
+    assert str(error.value).startswith(message)
+
+
+def test_a_logit_and_a_threshold_come_back_from_a_record():
+    record = prediction_with({"p_incorrect": 1.0, "logit": 60.0}) | {"threshold": 0.4}
+    prediction = Prediction.from_record(record)
+    assert (prediction.sentences[0].logit, prediction.threshold) == (60.0, 0.4)
+    assert Prediction.from_record(prediction.to_record()) == prediction
+    with pytest.raises(DataError, match=r"threshold: 1\.5 is not a probability"):
+        Prediction.from_record(record | {"threshold": 1.5})

@@ -265,7 +265,9 @@ def test_each_caption_knows_its_line(corpus_file):
 
 def test_a_folder_without_a_corpus_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"holds no corpus .\*\.jsonl., only notes\.txt; give the file"):
+    with pytest.raises(
+        DataError, match=r"holds no corpus .\*\.jsonl or \*\.jsonl\.gz., only notes\.txt; give the file"
+    ):
         JsonLines(path=tmp_path).load()
 
 

@@ -92,3 +92,14 @@ def test_agreement_and_kappa_follow_from_the_columns_that_come_with_the_votes(sh
     by_chance = sum((n / sum(votes)) ** 2 for n in votes)
     mean_pi = sum(row["fleiss_Pi"] for row in rows) / len(rows)
     assert figures.fleiss_kappa == pytest.approx((mean_pi - by_chance) / (1 - by_chance))
+
+
+def test_where_only_spans_have_types_a_sentence_has_theirs_each_once():
+    sentences = (
+        Sentence(0, 6, "incorrect"),
+        Sentence(7, 17, "incorrect", types=("Object",)),
+        Sentence(18, 24, "correct"),
+    )
+    spans = (Span(0, 2, "Text"), Span(3, 6, "Text"), Span(3, 5), Span(7, 9, "Number"), Span(18, 20, "Relation"))
+    caption = Caption("c", "a.png", "g", "image_to_text", "A dog. A red cat. It is.", sentences, spans)
+    assert statistics([caption]).types == {"Text": 1, "Object": 1}

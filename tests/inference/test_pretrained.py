@@ -628,3 +628,22 @@ def test_a_folder_of_somebody_elses_tensors_is_refused(folder):
     save_file({"a": torch.zeros(1)}, folder / "heads.safetensors")
     with pytest.raises(ModelError, match=r"heads\.safetensors"):
         Detector.from_pretrained(folder, device="cpu")
+
+
+def test_loading_and_saving_say_nothing(saved, tmp_path):
+    script = (
+        "import sys; from halspan import Detector;"
+        "Detector.from_pretrained(sys.argv[1], device='cpu').save_pretrained(sys.argv[2])"
+    )
+    command = [sys.executable, "-c", script, str(saved), str(tmp_path / "again")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_folder_of_a_run_is_to_be_exported_first(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("config.yaml", "last.ckpt"):
+        (folder / name).touch()
+    with pytest.raises(ModelError, match=r"is a run, not an exported detector; export it first: python export\.py "):
+        Detector.from_pretrained(folder)

@@ -3,12 +3,13 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from matplotlib.figure import Figure
 from small_report import PREDICTIONS, judged, predict
 
-from halspan.reporting.drawing import series
+from halspan.reporting.drawing import NARROW, series
 from halspan.reporting.paper_table import paper_table
 from halspan.reporting.plots import draw_comparison, draw_curves, draw_generators, draw_preference
-from halspan.reporting.slice_plots import draw_slices
+from halspan.reporting.slice_plots import draw_slices, sketch_type
 from halspan.reporting.svg import BLUE, render
 
 
@@ -232,3 +233,15 @@ def test_generators_that_were_never_seen_stand_beside_those_that_were():
     assert plot.table.rows[-1] == ("c", "test_heldout", "0.750", "0.740", "0.770")
     assert [row[0] for row in plot.table.rows] == ["a", "b", "c"]
     assert draw_generators({}, "all").svg is None
+
+
+@pytest.mark.parametrize("n_types", [1, 3, 5, 12])
+def test_the_title_of_an_axis_is_no_longer_than_a_narrow_plot_is_high(n_types):
+    one = {"n": {"incorrect": 3, "correct": 3}, "mean": {}, "auroc": 0.9}
+    sketch = sketch_type({"slices": {"type": {f"Type {number}": one for number in range(n_types)}}})
+    figure = Figure(figsize=(NARROW, sketch.narrow), layout="constrained")
+    sketch.draw(figure)
+    figure.draw_without_rendering()
+    title = figure.axes[0].yaxis.label.get_window_extent()
+    assert title.y0 >= 0
+    assert title.y1 <= figure.bbox.height

@@ -287,7 +287,7 @@ def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_pat
         ("Command", "python train.py data=jsonl data.path=&#39;&lt;my captions&gt;.jsonl&#39;"),
         ("Corpus", "captions: 1,230 captions, file captions.jsonl, read as jsonl"),
         ("Trained on", "1,000 captions, 500 images, 3,000 sentences; gpt4o, sd"),
-        ("Left out", "12 × missing image; 63 × their images are in train or val"),
+        ("Left out", "12 missing image; 63 captions: their images are in train or val"),
     ]
 
 
@@ -320,3 +320,7 @@ def test_the_main_figures_are_said_in_words(text):
 def test_words_say_nothing_of_a_figure_that_is_not_there(tmp_path):
     predictions = [predict("1", ("A.", "correct", 0.2))]
     assert "In words" not in report(tmp_path, judged({"all": predictions}), {"all": predictions})
+
+
+def test_the_page_says_what_intervals_do_not_cover(text):
+    assert "They do not cover training again: another seed, or another number of threads" in text

@@ -100,6 +100,17 @@ def test_the_table_of_a_sweep_has_one_row_per_run_and_says_what_failed():
     assert ["mean", "0.800"] in rows
 
 
+def test_a_run_of_a_sweep_is_called_by_what_the_others_do_not_have():
+    own = ["seed=1", "seed=2"]
+    jobs = [job(f"shapes-data.path=x-{seed}", 0.8) | {"overrides": ["data.path=x", seed]} for seed in own]
+    (table, _) = sweep_tables(summarize_sweep(jobs))
+    assert [[label, "0.800"] for label in own] == [
+        line.split() for line in shown(table, 80).splitlines() if line.startswith("seed")
+    ]
+    (table, _) = sweep_tables(summarize_sweep(jobs[:1]))
+    assert "shapes-data.path=x-seed=1" in shown(table, 80)
+
+
 def test_runs_are_compared_by_their_main_figures():
     assert main_figures(METRICS) == {
         "test_heldout.sentence.auroc.macro": 0.9712,

@@ -1,15 +1,22 @@
 """How the console command reads corpora: the options that its commands share."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from halspan.core.errors import ConfigError
+from halspan.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from halspan.data.corpus import Corpus
+
+
+DASH = Path("-")  # standard input or output
 
 
 class Format(StrEnum):
@@ -54,6 +61,21 @@ MissingImageOption = Annotated[
 ]
 
 
+@contextmanager
+def pipe_out() -> Iterator[BinaryIO]:
+    """Open standard output for bytes.
+
+    Raises:
+        DataError: whatever reads it has ended.
+    """
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        raise DataError("standard output: whatever reads it has ended; not all was written") from None
+
+
 def load_corpus(
     path: Path | None,
     format_: Format,
@@ -68,13 +90,14 @@ def load_corpus(
     """Read a corpus by the reader that its format needs; `check_images=False` looks at no image.
 
     Raises:
-        ConfigError: there is neither a path nor a hub to read it from.
+        ConfigError: there is neither a path nor a hub to read it from, or the format does not come from a stream.
         DataError: the corpus cannot be found or used.
     """
     from halspan.data.alignbench import AlignBench
     from halspan.data.chocolate import Chocolate
     from halspan.data.formats import detect_format
     from halspan.data.jsonl import JsonLines
+    from halspan.data.lines import STDIN
 
     options: dict[str, Any] = {
         "images": images,
@@ -86,6 +109,11 @@ def load_corpus(
         if format_ not in (Format.auto, Format.alignbench):
             raise ConfigError(f"PATH: missing; {format_.value} comes from no hub: give its file or folder")
         return AlignBench(**options).load(check_images=check_images)
+    if path == DASH:
+        if format_ not in (Format.auto, Format.jsonl):
+            raise ConfigError(f"--format: {format_.value} does not come from standard input; give its file or folder")
+        reader = JsonLines(path=STDIN, extra_keys=extra_keys.value, **options)
+        return reader.load(check_images=check_images, stream=sys.stdin.buffer)
     name = detect_format(path) if format_ is Format.auto else format_.value
     if name == "jsonl":
         reader = JsonLines(path=path, extra_keys=extra_keys.value, **options)

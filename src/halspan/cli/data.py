@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from halspan.cli.corpora import (
+    DASH,
     ExtraKeysOption,
     Format,
     FormatOption,
@@ -17,6 +18,7 @@ from halspan.cli.corpora import (
     OnExtraKeys,
     OnProblem,
     load_corpus,
+    pipe_out,
 )
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError
@@ -45,7 +47,8 @@ app = typer.Typer(
 )
 
 _Path = Annotated[
-    Path | None, typer.Argument(help="The corpus's file or folder. Without it: AlignBench from the Hugging Face hub.")
+    Path | None,
+    typer.Argument(help="The corpus's file or folder, - from stdin. Without it: AlignBench from the Hugging Face hub."),
 ]
 
 
@@ -167,8 +170,8 @@ def download(
 
 @app.command()
 def convert(
-    path: Annotated[Path, typer.Argument(help="The corpus's file or folder.")],
-    output: Annotated[Path, typer.Argument(help="The JSON Lines file to write.")],
+    path: Annotated[Path, typer.Argument(help="The corpus's file or folder; - is JSON Lines from stdin.")],
+    output: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz; - is stdout.")],
     format_: FormatOption = Format.auto,
     images: ImagesOption = None,
     absolute: Annotated[
@@ -180,18 +183,27 @@ def convert(
 ) -> None:
     """Write a corpus as canonical JSON Lines, whole or not at all; images stay where they are.
 
+    Image paths are rewritten to start from the output's folder, or from the
+    current one if that is stdout.
+
     Examples:
       halspan data convert chocolate/ chocolate.jsonl
       halspan data convert AlignBench/ captions.jsonl --missing-image skip
     """
     corpus = load_corpus(path, format_, images, on_error, missing_image, extra_keys=extra_keys)
-    from halspan.data.jsonl import write_jsonl
+    from halspan.data.jsonl import write_jsonl, write_lines
 
     relocated = corpus.relocated(None if absolute else output.parent)
-    write_jsonl(output, (caption.to_record() for caption in relocated.captions))
-    console = open_console()
+    records = (caption.to_record() for caption in relocated.captions)
+    if output == DASH:
+        with pipe_out() as stream:
+            write_lines(stream, records)
+    else:
+        write_jsonl(output, records)
+    console = open_console(stderr=output == DASH)
     _print_summary(console, corpus)
-    console.print(f"Written to {output}.")
+    if output != DASH:
+        console.print(f"Written to {output}.", soft_wrap=True)
 
 
 def _linking_corpus(path: Path | None, format_: Format, to: Path | None) -> tuple[Path, "LinkingFormat", Path]:

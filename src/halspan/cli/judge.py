@@ -1,15 +1,16 @@
 """`halspan judge` and `halspan compare`: figures of predictions, whoever made them."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halspan.cli.corpora import Format, FormatOption, ImagesOption, OnProblem, load_corpus
+from halspan.cli.corpora import DASH, Format, FormatOption, ImagesOption, OnProblem, load_corpus
 from halspan.console import new_table, open_console
-from halspan.core.errors import DataError
+from halspan.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from halspan.console import WholeTable
@@ -23,7 +24,9 @@ _Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap
 
 
 def judge(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines: captions with `p_incorrect` and `predicted`.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="JSON Lines, - from stdin: captions with `p_incorrect` and `predicted`.")
+    ],
     truth: Annotated[
         Path | None, typer.Option("--truth", help="The corpus to judge by. Without it: the labels in the file itself.")
     ] = None,
@@ -33,8 +36,14 @@ def judge(
         Path | None, typer.Option("--to", help="Folder for metrics.json and report.html; beside the file if not given.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="P(incorrect) from which a sentence is called incorrect.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0,
+            max=1,
+            help="P(incorrect) from which a sentence is called incorrect. Without it: the predictions' own, or 0.5.",
+        ),
+    ] = None,
     seed: _Seed = 0,
 ) -> None:
     """Judge predictions, of halspan or of anything else: metrics.json, report.html and a table.
@@ -50,31 +59,37 @@ def judge(
     """
     from halspan.core.files import write_json
     from halspan.data.images import load_image
-    from halspan.data.predictions import match_truth, read_predictions
+    from halspan.data.lines import STDIN, without_suffixes
+    from halspan.data.predictions import common_threshold, match_truth, read_predictions
     from halspan.inference.evaluation import judge_part
     from halspan.reporting.origin import describe_run
     from halspan.reporting.report import write_report
     from halspan.reporting.tables import metrics_table
 
-    judged: Sequence[Prediction] = read_predictions(predictions)
+    predictions, stream = (STDIN, sys.stdin.buffer) if predictions == DASH else (predictions, None)
+    if stream is not None and (to is None or truth == DASH):
+        raise ConfigError("--to: standard input has no folder and is read once; give a folder, and --truth as a file")
+    judged: Sequence[Prediction] = read_predictions(predictions, stream=stream)
     if truth is not None:
         corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, check_images=False).relocated(None)
         matched = match_truth(corpus.captions, judged)
         judged = matched.predictions
         _say_omitted(matched.missing, "captions without a prediction, judged as unscored")
         _say_omitted(matched.unknown, "predictions for captions that are not in the truth, left out")
+    threshold = common_threshold(judged) if threshold is None else threshold
     figures, reasons = judge_part(judged, images=_image_keys(judged), threshold=threshold, seed=seed)
+    name = without_suffixes(predictions).name
     metrics = {
         _PART: figures,
         "run": describe_run(),
-        "detector": {"name": predictions.stem},
+        "detector": {"name": name},
         "reasons": {f"{_PART}.{path}": reason for path, reason in reasons.items()},
     }
-    folder = predictions.with_suffix("") if to is None else to
+    folder = without_suffixes(predictions) if to is None else to
     write_json(folder / "metrics.json", metrics)
     write_report(
         folder,
-        title=predictions.stem,
+        title=name,
         metrics=metrics,
         parts={_PART: judged},
         read_image=lambda path: load_image(Path(path)),

@@ -1,10 +1,9 @@
 """`halspan score`: what a detector says about captions, however many there are."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -13,21 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halspan.cli.corpora import ExtraKeysOption, OnExtraKeys, OnProblem
-from halspan.console import open_console, silence_other_bars
+from halspan.cli.corpora import DASH, ExtraKeysOption, OnExtraKeys, OnProblem, pipe_out
+from halspan.cli.endpoints import check_input, check_output, check_resumable, find_writer, open_source
+from halspan.console import open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
     from rich.progress import Progress
 
     from halspan.core.captions import Prediction
-    from halspan.data.resumable import Paths, ResumableOutput
+    from halspan.data.resumable import Output, Paths
     from halspan.data.stream import Shard, Source
     from halspan.inference.bulk import ScoreRows
 
-_STDIN = "-"
-_LINES = (".jsonl", ".ndjson")
-_PARQUET = ".parquet"
 _INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
@@ -40,9 +37,14 @@ class Dtype(StrEnum):
 
 _Detector = Annotated[str, typer.Option("--detector", "-d", help="An exported detector: its folder, or its hub id.")]
 _Input = Annotated[
-    str, typer.Option("--input", "-i", help="Captions or predictions, .jsonl or .parquet; - is JSON Lines from stdin.")
+    Path,
+    typer.Option(
+        "--input", "-i", help="Captions or predictions, .jsonl, .jsonl.gz or .parquet; - is JSON Lines from stdin."
+    ),
 ]
-_Output = Annotated[Path, typer.Option("--output", "-o", help="Predictions to write, .jsonl or .parquet.")]
+_Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Predictions to write, .jsonl, .jsonl.gz or .parquet; - is stdout.")
+]
 _Images = Annotated[
     Path | None, typer.Option("--images", help="Folder that image paths start from, if not the input's own.")
 ]
@@ -96,7 +98,8 @@ def score(
     Image paths are rewritten to start from the output's folder; an image
     inside a record becomes sha256:HASH. Records and images that cannot be
     used go to scored.rejected.jsonl beside scored.jsonl, with line and
-    reason, and are counted.
+    reason, and are counted. Of stdout, paths start from the current folder,
+    and what cannot be used is told on stderr.
 
     Captions of one image that follow each other share its encoding. A run
     that was killed continues with --resume, and ends with the bytes of one
@@ -107,8 +110,9 @@ def score(
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
       halspan score -d exports/shapes -i captions.parquet -o clean.parquet \
         --max-p-incorrect 0.2 --resume
-      zcat captions.jsonl.gz | halspan score -d exports/shapes -i - \
-        -o part2.jsonl --images photos --shard 2/4
+      halspan score -d exports/shapes -i captions.jsonl.gz \
+        -o part2.jsonl.gz --images photos --shard 2/4
+      generate | halspan score -d exports/shapes -i - -o - | keep
     """
     from halspan.data.resumable import Paths
     from halspan.data.stream import Shard
@@ -143,7 +147,7 @@ class _Job:
     """What is to be scored, by what, and where it goes."""
 
     detector: str
-    input_: str
+    input_: Path
     paths: "Paths"
     images: Path | None
     shard: "Shard"
@@ -157,17 +161,15 @@ class _Job:
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse what cannot be meant, before anything is read or loaded."""
         output = self.paths.output
-        if self.input_ != _STDIN:
-            _check_kind(Path(self.input_))
-            if Path(self.input_).resolve() == output.resolve():
-                raise ConfigError(f"--output: {output} is the input; give another file")
-        _check_suffix("--output", output)
+        check_input(self.input_)
+        check_output(output, self.input_)
+        _check_detector(Path(self.detector))
         if self.images is not None and not self.images.is_dir():
             raise ConfigError(f"--images: {str(self.images)!r} is not a folder; give the one that holds the images")
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
-        if resume and self.input_ == _STDIN:
-            raise ConfigError("--resume: standard input cannot be read again; write it to a file and give that")
+        if resume:
+            check_resumable(self.input_, output)
         _check_device(self.device)
         if resume or overwrite:
             return
@@ -181,20 +183,25 @@ class _Job:
 
     def run(self, *, resume: bool) -> Mapping[str, int]:
         """Score what is left to do and put the output in its place; gives the counts of all of it."""
-        from halspan.data.resumable import open_output
-
-        to_parquet = self._import_writer()
-        source = _open_source(self.input_)
-        with open_output(self.paths.output, settings=self._settings(source), resume=resume) as opened:
+        convert = find_writer(self.paths.output)
+        source = open_source(self.input_)
+        with self._open_output(source, resume=resume) as opened:
             if not opened.mark.is_complete:
                 self._score_rest(opened, source)
-            opened.finish(to_parquet)
+            opened.finish(convert)
         return opened.mark.counts
+
+    def _open_output(self, source: "Source", *, resume: bool) -> "AbstractContextManager[Output]":
+        from halspan.data.resumable import open_output
+
+        if self.paths.output == DASH:
+            return _pipe_predictions(source)
+        return open_output(self.paths.output, settings=self._settings(source), resume=resume)
 
     def how_to_continue(self) -> str:
         """Say what is finished, and what to type."""
-        if self.input_ == _STDIN:
-            return "interrupted; standard input cannot be read again: write it to a file to be able to --resume"
+        if DASH in (self.input_, self.paths.output):
+            return "interrupted; only what is read from a file and written to one can be continued (--resume)"
         if not self.paths.has_unfinished():
             return "interrupted before anything was finished"
         return f"interrupted; the same command with --resume continues {self.paths.output}"
@@ -214,7 +221,7 @@ class _Job:
     def _image_root(self) -> Path:
         if self.images is not None:
             return self.images
-        return Path() if self.input_ == _STDIN else Path(self.input_).parent
+        return self.input_.parent  # that of - is the current one
 
     def _settings(self, source: "Source") -> dict[str, str | int | float | None]:
         """What the output's bytes depend on."""
@@ -231,7 +238,7 @@ class _Job:
             "--extra-keys": self.extra_keys.value,
         }
 
-    def _score_rest(self, opened: "ResumableOutput", source: "Source") -> None:
+    def _score_rest(self, opened: "Output", source: "Source") -> None:
         from halspan.data.stream import ItemReader
         from halspan.inference.bulk import LEFT_OUT, SCORED, score_blocks
 
@@ -266,27 +273,16 @@ class _Job:
 
         from halspan.inference.pretrained import Detector
 
-        silence_other_bars()
         _, revision = self._identity
         detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
         return partial(detector.score, batch_tokens=self.batch_tokens)
 
-    def _import_writer(self) -> Callable[[Path, Path], None] | None:
-        if self.paths.output.suffix != _PARQUET:
-            return None
-        from halspan.data.parquet import import_pyarrow, write_parquet
 
-        import_pyarrow()  # that it is missing is better known now than at the end
-        return write_parquet
+def _check_detector(folder: Path) -> None:
+    """Refuse the folder of a run before the input is read, which may take long."""
+    from halspan.models.artifacts import refuse_run
 
-
-def _check_kind(path: Path) -> None:
-    """Refuse an input that is named as neither JSON Lines nor Parquet; say what it is where that can be told."""
-    if path.suffix not in (*_LINES, _PARQUET) and path.is_file():
-        from halspan.data.file_kinds import refuse_other_kinds
-
-        refuse_other_kinds(path)
-    _check_suffix("--input", path)
+    refuse_run(folder)
 
 
 def _check_device(name: str | None) -> None:
@@ -300,28 +296,18 @@ def _check_device(name: str | None) -> None:
         raise ConfigError(f"--{error}") from None
 
 
-def _check_suffix(option: str, path: Path) -> None:
-    if path.suffix not in (*_LINES, _PARQUET):
-        raise ConfigError(
-            f"{option}: {str(path)!r} is neither {', '.join(_LINES)} nor {_PARQUET}; name it by its format"
-        )
+@contextmanager
+def _pipe_predictions(source: "Source") -> "Iterator[Output]":
+    """Open standard output for predictions; what is rejected is told on standard error."""
+    from halspan.data.piped import PipedOutput
 
-
-def _open_source(input_: str) -> "Source":
-    from halspan.data.stream import JsonLinesFile, JsonLinesStream
-
-    if input_ == _STDIN:
-        return JsonLinesStream(sys.stdin.buffer, "standard input")
-    if Path(input_).suffix != _PARQUET:
-        return JsonLinesFile(Path(input_))
-    from halspan.data.parquet import ParquetFile
-
-    return ParquetFile(Path(input_))
+    with pipe_out() as stream:
+        yield PipedOutput(stream, lambda item: _say(f"rejected: {source.name}:{item['line']}: {item['reason']}"))
 
 
 @contextmanager
 def _progress(
-    shard: "Shard", source: "Source", opened: "ResumableOutput"
+    shard: "Shard", source: "Source", opened: "Output"
 ) -> "Iterator[tuple[Callable[[ScoreRows], ScoreRows], Callable[[int], None]]]":
     """Show a bar; gives what counts the captions that are scored, and what says how far the input is done."""
     total = None if source.total is None else shard.size(source.total)
@@ -357,7 +343,8 @@ def _summarize(paths: "Paths", counts: Mapping[str, int], max_p_incorrect: float
 
     n = Counter(counts)
     total = n[bulk.SCORED] + n[bulk.REJECTED]
-    why = f" ({paths.rejected.name} says why)" if n[bulk.REJECTED] else ""
+    where = "standard error" if paths.output == DASH else paths.rejected.name
+    why = f" ({where} says why)" if n[bulk.REJECTED] else ""
     _say(f"{total:,} records: {n[bulk.SCORED]:,} scored, {n[bulk.REJECTED]:,} rejected{why}")
     _say(f"{n[bulk.SENTENCES]:,} sentences, {n[bulk.UNSCORED]:,} of them unscored")
     if n[bulk.LEFT_OUT]:
@@ -367,9 +354,10 @@ def _summarize(paths: "Paths", counts: Mapping[str, int], max_p_incorrect: float
             f"{n[bulk.KEPT]:,} captions kept; dropped: {n[bulk.TOO_LIKELY]:,} with a sentence above "
             f"{max_p_incorrect}, {n[bulk.NOT_JUDGED]:,} with a sentence without a score"
         )
-    _say(f"Written to {paths.output}.")
+    if paths.output != DASH:
+        _say(f"Written to {paths.output}.")
     if total and not n[bulk.SCORED]:
-        raise DataError(f"none of the {total:,} records can be scored; {paths.rejected} says why")
+        raise DataError(f"none of the {total:,} records can be scored; {where} says why")
 
 
 def _say(line: str) -> None:

@@ -1,21 +1,24 @@
 """Captions with their annotated sentences and spans, predictions about them, and the JSON records of both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, get_args
 
 from halspan.core.checks import (
     check_choice,
     check_int,
     check_keys,
+    check_logit,
     check_object,
     check_probability,
     check_range,
     check_text,
-    kind,
+    get_list,
+    read_list,
     show,
 )
 from halspan.core.errors import DataError
+from halspan.core.ranges import check_inside, check_sentences
 from halspan.core.record_keys import CAPTION_KEYS, PREDICTED_SPAN_KEYS, SENTENCE_KEYS, SPAN_KEYS, VOTES_KEYS
 from halspan.core.sentences import split_sentences
 
@@ -23,8 +26,6 @@ Label = Literal["correct", "incorrect", "unknown"]
 Direction = Literal["image_to_text", "text_to_image"]
 LABELS: tuple[str, ...] = get_args(Label)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,8 @@ class Caption:
         for name in ("id", "image", "generator", "text"):
             check_text(name, getattr(self, name))
         check_choice("direction", self.direction, DIRECTIONS)
-        _check_sentences(self.sentences, self.text)
-        _check_inside("spans", self.spans, self.text)
+        check_sentences(self.sentences, self.text)
+        check_inside("spans", self.spans, self.text)
 
     def spans_in(self, sentence: Sentence) -> tuple[Span, ...]:
         """Find the spans that share at least one character with a sentence."""
@@ -167,8 +168,8 @@ class Caption:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a caption from its JSON object; null stands for an optional key that is absent.
 
-        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`, and
-        `p_incorrect` and `unscored` of a sentence) are accepted and ignored.
+        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`,
+        `threshold`, and `p_incorrect`, `logit` and `unscored` of a sentence) are accepted and ignored.
 
         Raises:
             DataError: the record is not a caption; the message names the field, the value and the remedy.
@@ -179,7 +180,7 @@ class Caption:
             check_text("text", record["text"])
             sentences = tuple(Sentence(start, end) for start, end in split_sentences(record["text"]))
         else:
-            sentences = _read_list(record, "sentences", _read_sentence)
+            sentences = read_list(record, "sentences", _read_sentence)
         return cls(
             id=record["id"],
             image=record["image"],
@@ -187,7 +188,7 @@ class Caption:
             direction=record["direction"],
             text=record["text"],
             sentences=sentences,
-            spans=_read_list(record, "spans", read_span),
+            spans=read_list(record, "spans", read_span),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -236,13 +237,16 @@ class SentenceScore:
     Attributes:
         p_incorrect: probability that the sentence is incorrect, 0 to 1; None if it is unscored.
         unscored: the reason why there is no probability; None if there is one.
+        logit: log-odds of `p_incorrect`, in nats, which rank sentences whose probability rounds to 0 or 1; None where
+            only the probability is known.
 
     Raises:
-        DataError: both are given or neither is, or the probability is none.
+        DataError: both are given or neither is, the probability is none, or the logit is that of another one.
     """
 
     p_incorrect: float | None
     unscored: str | None = None
+    logit: float | None = None
 
     def __post_init__(self) -> None:
         if self.p_incorrect is None:
@@ -255,6 +259,8 @@ class SentenceScore:
             raise DataError(
                 f"unscored: {show(self.unscored)} beside p_incorrect {self.p_incorrect}; a sentence has one of the two"
             )
+        if self.logit is not None:
+            check_logit("logit", self.logit, of=self.p_incorrect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,14 +271,17 @@ class Prediction:
         caption: the caption, with whatever annotation it has.
         sentences: one score for each of the caption's sentences, in their order.
         spans: what the detector marked.
+        threshold: the detector calls a sentence incorrect from this P(incorrect) on; None where nobody said.
 
     Raises:
-        DataError: the number of scores is not the number of sentences, or a span does not fit the text.
+        DataError: the number of scores is not the number of sentences, a span does not fit the text, or the threshold
+            is not a probability.
     """
 
     caption: Caption
     sentences: tuple[SentenceScore, ...]
     spans: tuple[PredictedSpan, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.sentences) != len(self.caption.sentences):
@@ -280,7 +289,9 @@ class Prediction:
                 f"sentences: {len(self.sentences)} scores for the {len(self.caption.sentences)} sentences of caption "
                 f"{self.caption.id!r}; give one score for each"
             )
-        _check_inside("predicted", self.spans, self.caption.text)
+        check_inside("predicted", self.spans, self.caption.text)
+        if self.threshold is not None:
+            check_probability("threshold", self.threshold)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -294,20 +305,25 @@ class Prediction:
             raise DataError("predicted: missing; this is a caption without a prediction: score it first")
         return cls(
             caption=caption,
-            sentences=_read_list(record, "sentences", _read_score),
-            spans=_read_list(record, "predicted", _read_predicted_span),
+            sentences=read_list(record, "sentences", _read_score),
+            spans=read_list(record, "predicted", _read_predicted_span),
+            threshold=record.get("threshold"),
         )
 
     def to_record(self) -> dict[str, Any]:
-        """Write the caption's JSON object with `p_incorrect` / `unscored` for each sentence, and `predicted`."""
+        """Write the caption's JSON object, with what the detector says about its sentences and words."""
         record = self.caption.to_record()
         for sentence, score in zip(record["sentences"], self.sentences, strict=True):
             sentence["p_incorrect"] = score.p_incorrect
+            if score.logit is not None:
+                sentence["logit"] = score.logit
             if score.unscored is not None:
                 sentence["unscored"] = score.unscored
         record["predicted"] = [
             {"start": span.start, "end": span.end, "type": span.type, "score": span.score} for span in self.spans
         ]
+        if self.threshold is not None:
+            record["threshold"] = self.threshold
         return record
 
 
@@ -317,7 +333,7 @@ def _read_sentence(record: Mapping[str, Any]) -> Sentence:
         start=record["start"],
         end=record["end"],
         label=record.get("label"),
-        types=tuple(_get_list(record, "types")),
+        types=tuple(get_list(record, "types")),
         votes=read_votes(record.get("votes")),
     )
 
@@ -349,32 +365,12 @@ def read_span(record: Mapping[str, Any]) -> Span:
 
 
 def _read_score(record: Mapping[str, Any]) -> SentenceScore:
-    return SentenceScore(record.get("p_incorrect"), record.get("unscored"))
+    return SentenceScore(record.get("p_incorrect"), record.get("unscored"), record.get("logit"))
 
 
 def _read_predicted_span(record: Mapping[str, Any]) -> PredictedSpan:
     check_keys("a predicted span", record, PREDICTED_SPAN_KEYS, n_required=4)
     return PredictedSpan(record["start"], record["end"], record["type"], record["score"])
-
-
-def _read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], _Item]) -> tuple[_Item, ...]:
-    items = []
-    for index, value in enumerate(_get_list(record, key)):
-        check_object(f"{key}[{index}]", value)
-        try:
-            items.append(read(value))
-        except DataError as error:
-            raise DataError(f"{key}[{index}].{error}") from None
-    return tuple(items)
-
-
-def _get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
-    values = record.get(key)
-    if values is None:
-        return ()
-    if not isinstance(values, list | tuple):
-        raise DataError(f"{key}: {show(values)} is {kind(values)}, not a list; put it in [ ]")
-    return values
 
 
 def _sentence_record(sentence: Sentence) -> dict[str, Any]:
@@ -386,30 +382,3 @@ def _sentence_record(sentence: Sentence) -> dict[str, Any]:
     if (votes := sentence.votes) is not None:
         record["votes"] = {"correct": votes.correct, "incorrect": votes.incorrect, "unknown": votes.unknown}
     return record
-
-
-def _check_inside(field: str, ranges: Sequence[Span | PredictedSpan | Sentence], text: str) -> None:
-    for index, item in enumerate(ranges):
-        if item.end > len(text):
-            raise DataError(
-                f"{field}[{index}].end: {item.end} lies beyond the text's {len(text)} characters; "
-                "count characters (not bytes) of this caption's own text"
-            )
-
-
-def _check_sentences(sentences: tuple[Sentence, ...], text: str) -> None:
-    if not sentences:
-        raise DataError("sentences: there are none to judge; leave the key out to have the text split")
-    _check_inside("sentences", sentences, text)
-    for index in range(1, len(sentences)):
-        last, this = sentences[index - 1], sentences[index]
-        if this.start < last.start:
-            raise DataError(
-                f"sentences[{index}].start: {this.start} comes before sentences[{index - 1}] at {last.start}; "
-                "order the sentences by their start"
-            )
-        if this.start < last.end:
-            raise DataError(
-                f"sentences[{index}].start: {this.start} lies inside sentences[{index - 1}], which ends at {last.end}; "
-                "sentences must not overlap"
-            )

@@ -3,12 +3,16 @@
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from halspan.core.errors import DataError
 
+_Item = TypeVar("_Item")
+
 _CLOSE = 0.8  # share of characters that two names have in common, in order, where one is probably meant for the other
+_LARGEST_LOGIT = 700.0  # beyond it exp overflows, and the probability is 0 or 1 long before
+_ROUNDING = 1e-6  # by which a written probability may differ from that of its logit
 _KINDS = {
     bool: "a boolean",
     int: "an integer",
@@ -71,6 +75,15 @@ def check_probability(field: str, value: Any) -> None:
         raise DataError(f"{field}: {value} is not a probability; give a number from 0 to 1")
 
 
+def check_logit(field: str, value: Any, *, of: float) -> None:
+    """Require the log-odds of a probability, as far as its digits tell them."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise DataError(f"{field}: {show(value)} is {kind(value)}, not a number; give the log-odds, or leave it out")
+    p = 1 / (1 + math.exp(-max(min(value, _LARGEST_LOGIT), -_LARGEST_LOGIT)))
+    if not (math.isfinite(value) and abs(p - of) < _ROUNDING):
+        raise DataError(f"{field}: {value} is not the log-odds of the probability {of}; correct one of them")
+
+
 def check_range(start: Any, end: Any) -> None:
     """Require that `[start, end)` holds at least one character, counted from 0."""
     check_int("start", start)
@@ -81,6 +94,36 @@ def check_range(start: Any, end: Any) -> None:
         raise DataError(f"start: {start} lies after end {end}; swap the two")
     if start == end:
         raise DataError(f"end: {end} equals start, which leaves no character; ends are exclusive: add 1, or drop it")
+
+
+def read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], _Item]) -> tuple[_Item, ...]:
+    """Read each object of a list; an error says which one it is.
+
+    Raises:
+        DataError: the value is not a list, or an item is not an object or cannot be read.
+    """
+    items = []
+    for index, value in enumerate(get_list(record, key)):
+        check_object(f"{key}[{index}]", value)
+        try:
+            items.append(read(value))
+        except DataError as error:
+            raise DataError(f"{key}[{index}].{error}") from None
+    return tuple(items)
+
+
+def get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """Return the list at a key; nothing where it is null or absent.
+
+    Raises:
+        DataError: it is something else.
+    """
+    values = record.get(key)
+    if values is None:
+        return ()
+    if not isinstance(values, list | tuple):
+        raise DataError(f"{key}: {show(values)} is {kind(values)}, not a list; put it in [ ]")
+    return values
 
 
 def find_meant(value: Any, options: Iterable[str]) -> str | None:

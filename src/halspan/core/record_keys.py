@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-CAPTION_KEYS = ("id", "image", "generator", "direction", "text", "sentences", "spans", "predicted")
-SENTENCE_KEYS = ("start", "end", "label", "types", "votes", "p_incorrect", "unscored")
+CAPTION_KEYS = ("id", "image", "generator", "direction", "text", "sentences", "spans", "predicted", "threshold")
+SENTENCE_KEYS = ("start", "end", "label", "types", "votes", "p_incorrect", "unscored", "logit")
 SPAN_KEYS = ("start", "end", "type")
 PREDICTED_SPAN_KEYS = ("start", "end", "type", "score")
 VOTES_KEYS = ("correct", "incorrect", "unknown")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halspan.core.errors import DataError
-from halspan.core.files import open_regular
+from halspan.data.lines import STDIN, is_compressed, open_lines
 
 HEAD_BYTES = 65_536  # enough to tell
 _SIGNATURES = {
@@ -39,7 +39,7 @@ def refuse_other_kinds(file: Path) -> None:
         DataError: it is, see `check_is_lines`.
         OSError: it cannot be read.
     """
-    with open_regular(file) as stream:
+    with open_lines(file) as stream:
         check_is_lines(file, stream.read(HEAD_BYTES))
 
 
@@ -55,6 +55,11 @@ def check_is_lines(file: Path, head: bytes) -> None:
     """
     if (kind := _kind(head)) is None:
         return
+    if file == STDIN or is_compressed(file):
+        raise DataError(
+            f"{file}: is {kind}, not JSON Lines; write it to a plain file, and `halspan data check` of that file has "
+            "the command that converts it"
+        )
     target = "converted.jsonl" if file.name != "converted.jsonl" else "captions.jsonl"  # never the file itself
     if kind == "a JSON array" and b'"image_path"' in head and b'"labels"' in head:
         raise DataError(

@@ -5,9 +5,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -15,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from halspan.core.captions import Caption
 from halspan.core.checks import check_object
 from halspan.core.errors import DataError
-from halspan.core.files import open_regular, replacing
+from halspan.core.files import replacing
 from halspan.core.record_keys import SENTENCE_KEYS, without_extra_keys
 from halspan.core.taxonomy import HALLUCINATION_TYPES
 from halspan.data.addresses import downloaded_file, is_address
@@ -32,6 +34,7 @@ from halspan.data.corpus import (
     types_of,
 )
 from halspan.data.file_kinds import HEAD_BYTES, check_is_caption, check_is_lines
+from halspan.data.lines import create_lines, is_compressed, open_lines, without_suffixes
 
 OnExtraKeys = Literal["raise", "ignore"]
 logger = logging.getLogger(__name__)
@@ -61,23 +64,25 @@ class JsonLines:
     images_inside: bool = False
     extra_keys: OnExtraKeys = "raise"
 
-    def load(self, *, check_images: bool = True) -> Corpus:
+    def load(self, *, check_images: bool = True, stream: BinaryIO | None = None) -> Corpus:
         """Read the corpus.
 
         The taxonomy is AlignBench's where it holds every type that occurs, else the types that occur.
 
         Args:
             check_images: Whether captions without a usable image are refused or left out; False looks at no image.
+            stream: where the lines come from if not from the path, which is then a name for it.
 
         Raises:
             DataError: the corpus cannot be found or used; the message names file, line, value and remedy.
         """
-        file = find_corpus_file(self.path, ("*.jsonl",))
+        file = find_corpus_file(self.path, ("*.jsonl", "*.jsonl.gz")) if stream is None else self.path
         root = find_image_root(self.images, file.parent)
         skips = Skips(self.on_error, most=MOST_NAMED)
         lines: dict[str, int] = {}
         left_out: Counter[str] = Counter()
-        read = _read_captions(file, skips, lines, left_out if self.extra_keys == "ignore" else None)
+        objects = read_objects(file, skips, stream=stream)
+        read = _read_captions(objects, file, skips, lines, left_out if self.extra_keys == "ignore" else None)
         captions = keep_with_images(
             keep_inside(read, root, (root,), images_inside=self.images_inside, skips=skips),
             root,
@@ -92,7 +97,7 @@ class JsonLines:
             logger.warning("keys that captions do not have, left out: %s", listing)
         types = types_of(captions)
         return Corpus(
-            name=file.stem,
+            name=without_suffixes(file).name,
             captions=captions,
             image_root=root,
             taxonomy=HALLUCINATION_TYPES if types <= set(HALLUCINATION_TYPES) else tuple(sorted(types)),
@@ -103,12 +108,13 @@ class JsonLines:
         )
 
 
-def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_objects(file: Path, skips: Skips, *, stream: BinaryIO | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read one JSON object a line; blank lines are passed over.
 
     Args:
-        file: UTF-8, with or without a byte order mark.
+        file: UTF-8, with or without a byte order mark, compressed where its name ends with `.gz`.
         skips: what to do about lines that hold no JSON object.
+        stream: where the lines come from if not from the file, which is then a name for it.
 
     Yields:
         Where the object stands ("captions.jsonl:3"), and the object.
@@ -118,10 +124,9 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
     """
     n_lines = 0
     try:
-        with open_regular(file) as stream:
-            check_is_lines(file, stream.read(HEAD_BYTES))
-            stream.seek(0)
-            for number, line in enumerate(stream, start=1):
+        with open_lines(file) if stream is None else nullcontext(stream) as lines:
+            check_is_lines(file, peek(lines))
+            for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
                 n_lines += 1
@@ -137,6 +142,16 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
         raise DataError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
     if not n_lines:
         raise DataError(f"{file}: the file is empty; write one JSON object a line")
+
+
+def peek(stream: BinaryIO) -> bytes:
+    """Return the next bytes of a stream, and leave it where it stands."""
+    if not stream.seekable():
+        return stream.peek(HEAD_BYTES) if isinstance(stream, BufferedReader) else b""
+    start = stream.tell()
+    head = stream.read(HEAD_BYTES)
+    stream.seek(start)
+    return head
 
 
 def line_of(where: str) -> int:
@@ -172,27 +187,41 @@ def parse_json(data: bytes) -> Any:
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically: the file is complete or it is what it was before.
 
+    A file whose name ends with `.gz` is compressed.
+
     Raises:
         DataError: the file cannot be written.
     """
     try:
-        with replacing(path) as partial, partial.open("w", encoding="utf-8") as stream:
-            for record in records:
-                stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        with replacing(path) as partial, create_lines(partial, compressed=is_compressed(path)) as stream:
+            write_lines(stream, records)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
-def _read_captions(file: Path, skips: Skips, lines: dict[str, int], left_out: Counter[str] | None) -> Iterator[Caption]:
+def write_lines(stream: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line to a stream."""
+    for record in records:
+        stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def _read_captions(
+    objects: Iterable[tuple[str, dict[str, Any]]],
+    file: Path,
+    skips: Skips,
+    lines: dict[str, int],
+    left_out: Counter[str] | None,
+) -> Iterator[Caption]:
     """Read captions.
 
     Args:
-        file: JSON Lines.
+        objects: what stands in the lines, each with its place.
+        file: where that is.
         skips: what to do about malformed records.
         lines: where the line of each caption is noted, by id.
         left_out: where keys that captions do not have are counted; None calls records with such keys malformed.
     """
-    for where, record in read_objects(file, skips):
+    for where, record in objects:
         known, extra = without_extra_keys(record)
         try:
             check_is_caption(record)

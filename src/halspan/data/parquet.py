@@ -13,7 +13,7 @@ from halspan.data.stream import Position, RawRecord, Shard, scan, shorten
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "image", "image_bytes", "image_base64", "generator", "direction", "text", "sentences", "spans")
-_IGNORED = ("predicted",)
+_IGNORED = ("predicted", "threshold")
 _ROWS_READ = 64  # at a time; images may lie in them
 _ROWS_WRITTEN = 2048  # a group
 _BUFFER = 2**20  # bytes
@@ -156,10 +156,12 @@ def _schema(pyarrow: Any) -> Any:
         "votes": votes,
         "p_incorrect": number,
         "unscored": text,
+        "logit": number,
     }
     columns = dict.fromkeys(("id", "image", "generator", "direction", "text"), text) | {
         "sentences": pyarrow.list_(pyarrow.struct(sentence)),
         "spans": pyarrow.list_(pyarrow.struct(span)),
         "predicted": pyarrow.list_(pyarrow.struct(span | {"score": number})),
+        "threshold": number,
     }
     return pyarrow.schema(list(columns.items()))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from halspan.core.captions import Caption, Prediction, SentenceScore
 from halspan.core.checks import show
@@ -10,6 +11,7 @@ from halspan.core.errors import DataError
 from halspan.data.corpus import Skips
 from halspan.data.jsonl import read_objects
 
+DEFAULT_THRESHOLD = 0.5
 NO_PREDICTION = "there is no prediction for this caption"
 
 
@@ -29,8 +31,12 @@ class Matched:
     unknown: tuple[str, ...]
 
 
-def read_predictions(file: Path) -> list[Prediction]:
+def read_predictions(file: Path, *, stream: BinaryIO | None = None) -> list[Prediction]:
     """Read what a detector said about captions, one JSON object a line.
+
+    Args:
+        file: the file, compressed where its name ends with `.gz`.
+        stream: where the lines come from if not from the file, which is then a name for it.
 
     Returns:
         Predictions in the order of the file; image paths are complete, so that they can be opened from anywhere.
@@ -41,7 +47,7 @@ def read_predictions(file: Path) -> list[Prediction]:
     """
     predictions: list[Prediction] = []
     places: dict[str, str] = {}
-    for where, record in read_objects(file, Skips("raise")):
+    for where, record in read_objects(file, Skips("raise"), stream=stream):
         try:
             prediction = Prediction.from_record(record)
         except DataError as error:
@@ -74,6 +80,21 @@ def find_predictions(path: Path, part: str) -> Path:
         names = ", ".join(sorted(other.stem for other in folders[0].glob("*.jsonl")))
         raise DataError(f"{folders[0]}: has no part {part!r}; one of {names}")
     return file
+
+
+def common_threshold(predictions: Sequence[Prediction]) -> float:
+    """Return the P(incorrect) from which the detector of the predictions calls a sentence incorrect; 0.5 if none says.
+
+    Raises:
+        DataError: the predictions have several.
+    """
+    found = sorted({each.threshold for each in predictions if each.threshold is not None})
+    if len(found) > 1:
+        raise DataError(
+            f"threshold: the predictions have {len(found)}, {found[0]:.3g} to {found[-1]:.3g}, so they are of several "
+            "detectors; judge each by itself, or give one for all: --threshold"
+        )
+    return found[0] if found else DEFAULT_THRESHOLD
 
 
 def match_truth(truth: Sequence[Caption], predictions: Sequence[Prediction]) -> Matched:

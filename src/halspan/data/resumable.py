@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from halspan.core.errors import ConfigError, DataError
+from halspan.data.lines import without_suffixes
 from halspan.data.stream import Position
 
 _PIECE = 2**20  # bytes
@@ -51,7 +52,7 @@ class Paths:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.rejected = output.with_name(f"{output.stem}.rejected.jsonl")
+        self.rejected = output.with_name(f"{without_suffixes(output).name}.rejected.jsonl")
         self.partial = _add(output, ".partial")
         self.rejected_partial = _add(self.rejected, ".partial")
         self.converted = _add(output, ".converted")
@@ -68,6 +69,31 @@ class Paths:
         """Remove what an interrupted run has left."""
         for path in (self.partial, self.rejected_partial, self.converted, self.journal):
             path.unlink(missing_ok=True)
+
+
+class Output(Protocol):
+    """Takes blocks of predictions.
+
+    Attributes:
+        mark: what is finished.
+    """
+
+    mark: Mark
+
+    def append(
+        self,
+        *,
+        records: Sequence[Mapping[str, Any]],
+        rejected: Sequence[Mapping[str, Any]],
+        position: Position,
+        counts: Mapping[str, int],
+    ) -> None:
+        """Write a block, see `ResumableOutput.append`."""
+        ...
+
+    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+        """End the output, see `ResumableOutput.finish`."""
+        ...
 
 
 class ResumableOutput:

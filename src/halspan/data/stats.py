@@ -1,7 +1,7 @@
 """Figures that describe a corpus, for each generator and for all: sizes, error rates, positions, types, agreement."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from halspan.core.captions import Caption, Sentence, Votes
@@ -25,7 +25,8 @@ class Statistics:
         words_per_sentence: words, separated by whitespace, in a judged sentence; None without judged sentences.
         incorrect_by_position: incorrect among the judged first, second, third, fourth and later sentences, 0 to 1;
             None where there are none.
-        types: incorrect sentences of each type, most frequent first; a sentence of several types counts for each.
+        types: incorrect sentences of each type, most frequent first; a sentence of several types counts for each, and
+            one without any for those of its spans.
         n_spans: spans.
         n_without_span: incorrect sentences that no span touches.
         agreement: mean over sentences with two votes or more of the share of the most frequent vote; None without any.
@@ -74,7 +75,7 @@ def statistics(captions: Sequence[Caption]) -> Statistics:
         correct_share=_ratio(labels["correct"], n_judged),
         words_per_sentence=_ratio(sum(map(_n_judged_words, captions)), n_judged),
         incorrect_by_position=_incorrect_by_position(captions),
-        types=dict(Counter(name for s in sentences if s.label == "incorrect" for name in s.types).most_common()),
+        types=dict(Counter(name for caption in captions for name in _types_of_incorrect(caption)).most_common()),
         n_spans=sum(len(caption.spans) for caption in captions),
         n_without_span=sum(map(_n_without_span, captions)),
         agreement=agreement(votes),
@@ -135,6 +136,14 @@ def _n_without_span(caption: Caption) -> int:
         return any(span.start < sentence.end and sentence.start < span.end for span in caption.spans)
 
     return sum(sentence.label == "incorrect" and not touched(sentence) for sentence in caption.sentences)
+
+
+def _types_of_incorrect(caption: Caption) -> Iterator[str]:
+    """Yield the types of each incorrect sentence, each once; where only its spans have types, theirs."""
+    for sentence in caption.sentences:
+        if sentence.label == "incorrect":
+            of_spans = (span.type for span in caption.spans_in(sentence) if span.type is not None)
+            yield from dict.fromkeys(sentence.types or of_spans)
 
 
 def _ratio(part: float, whole: int) -> float | None:

@@ -16,12 +16,12 @@ from halspan.core.annotation import without_bad_annotation
 from halspan.core.captions import Caption
 from halspan.core.checks import check_object, check_text, kind, show
 from halspan.core.errors import ConfigError, DataError
-from halspan.core.files import open_regular
 from halspan.core.record_keys import without_extra_keys
 from halspan.data.addresses import downloaded_file, is_address
-from halspan.data.file_kinds import refuse_other_kinds
+from halspan.data.file_kinds import check_is_lines, refuse_other_kinds
 from halspan.data.images import load_image, load_image_bytes
-from halspan.data.jsonl import parse_json
+from halspan.data.jsonl import parse_json, peek
+from halspan.data.lines import STDIN, open_lines
 
 BLOCK = 256  # records that are scored together, and that a shard takes together
 MOST_LINE_BYTES = 64 * 2**20
@@ -194,7 +194,7 @@ class JsonLinesFile:
     def read(self, start: Position, shard: Shard) -> Iterator[RawRecord]:
         """Give the records of a shard behind a position, in order."""
         try:
-            with open_regular(self._path) as stream:
+            with open_lines(self._path) as stream:
                 stream.seek(start.offset)
                 yield from read_lines(stream, start, shard)
         except OSError as error:
@@ -209,14 +209,19 @@ class JsonLinesStream:
         name: to call it by.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: Path = STDIN) -> None:
         self._stream = stream
-        self.name = name
+        self.name = str(name)
         self.identity: Mapping[str, int] = {}
         self.total: int | None = None
 
     def read(self, start: Position, shard: Shard) -> Iterator[RawRecord]:
-        """Give the records of a shard, in order; `start` is the beginning."""
+        """Give the records of a shard, in order; `start` is the beginning.
+
+        Raises:
+            DataError: the stream holds something else than lines of JSON.
+        """
+        check_is_lines(Path(self.name), peek(self._stream))
         return read_lines(self._stream, start, shard)
 
 
@@ -306,7 +311,7 @@ def scan(path: Path) -> tuple[dict[str, int], int]:
     """
     size, crc, n_lines, last = 0, 0, 0, b"\n"
     try:
-        with open_regular(path) as stream:
+        with open_lines(path) as stream:
             while chunk := stream.read(_CHUNK):
                 size += len(chunk)
                 crc = zlib.crc32(chunk, crc)

@@ -31,6 +31,7 @@ def judge_part(
     """
     figures, reasons = summarize(predictions, threshold=threshold)
     ranges, without = intervals(predictions, images=images, threshold=threshold, seed=seed)
+    figures["n"]["images"] = len(set(images))  # as the intervals count them; paths may lead to the same picture
     figures["by_generator"] = _by_generator(predictions)
     figures["ci95"] = {path: list(limits) for path, limits in ranges.items()}
     return figures, reasons | {f"ci95.{path}": reason for path, reason in without.items()}

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 
 import halspan
+from halspan.console import without_other_bars
 from halspan.core import captions as core
 from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
@@ -121,12 +122,13 @@ class Detector:
         folder, blobs = Path(folder_or_hub_id), None
         if not folder.exists():
             folder, blobs = download(str(folder_or_hub_id), revision)
-        detector, encoder, spec, record = load_detector(
-            folder,
-            device=where,
-            dtype=None if dtype is None else _DTYPES[dtype],  # type: ignore[arg-type]  # its keys are those
-            blobs=blobs,
-        )
+        with without_other_bars():
+            detector, encoder, spec, record = load_detector(
+                folder,
+                device=where,
+                dtype=None if dtype is None else _DTYPES[dtype],  # type: ignore[arg-type]  # its keys are those
+                blobs=blobs,
+            )
         tuned = _read_tuned(folder, record)
         about = About(
             name=record.name,
@@ -159,15 +161,16 @@ class Detector:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ModelError(f"{folder}: holds something already; give a new folder, or empty it")
         folder.mkdir(parents=True, exist_ok=True)
-        written = write_weights(
-            folder,
-            self._detector,
-            self._encoder.processor,
-            self._spec,
-            taxonomy=self.taxonomy,
-            merge=merge,
-            origin=self.about.backbone,
-        )
+        with without_other_bars():
+            written = write_weights(
+                folder,
+                self._detector,
+                self._encoder.processor,
+                self._spec,
+                taxonomy=self.taxonomy,
+                merge=merge,
+                origin=self.about.backbone,
+            )
         record = DetectorRecord(
             schema=SCHEMA,
             halspan=halspan.__version__,
@@ -316,8 +319,8 @@ def _read_tuned(folder: Path, record: DetectorRecord) -> Tuned:
     try:
         tuned = Tuned.from_record(record.tuned)
         scales = (tuned.temperature, tuned.token_temperature, tuned.threshold)
-        if not all(isinstance(scale, float | int) and 0 < scale < math.inf for scale in scales):
-            raise ValueError("temperatures and threshold are numbers above 0")
+        if not all(isinstance(scale, float | int) and 0 < scale < math.inf for scale in scales) or tuned.threshold > 1:
+            raise ValueError("temperatures and threshold are numbers above 0, and the threshold is at most 1")
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder}: tuned: {record.tuned!r:.200} is not possible ({' '.join(str(error).split())[:200]}); export "

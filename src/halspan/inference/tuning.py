@@ -28,6 +28,7 @@ GRID: dict[str, tuple[Any, ...]] = {
     "min_characters": (1, 2, 3, 5),
 }
 MAX_TUNING_CAPTIONS = 2000
+PRIOR_ITEMS = 10.0  # sentences or tokens; little beside the hundreds of a validation part that says something
 _LARGEST_INVERSE = 20.0
 _LARGEST_LOGIT = 50.0
 
@@ -80,7 +81,9 @@ def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
 def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "item"], *, what: str) -> float:
     """Find the temperature T that makes sigmoid(logit / T) most likely (Guo et al. 2017, arXiv 1706.04599).
 
-    The mean negative log-likelihood is convex in 1 / T; its slope is bisected.
+    Few items cannot tell how far their temperature is from 1: where they are ranked without a mistake, the likeliest
+    one is 0, which makes every probability 0 or 1. So `PRIOR_ITEMS` further ones count that lie where these do and are
+    calibrated at T = 1. The negative log-likelihood of all is convex in 1 / T; its slope is bisected.
 
     Args:
         logits: of sentences or tokens.
@@ -88,15 +91,17 @@ def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "ite
         what: they are, for the log.
 
     Returns:
-        The temperature, 0.05 or more; 1 where there is only one class, which says nothing about it.
+        The temperature, 0.05 to 1000; 1 where there is only one class, which says nothing about it.
     """
     if positive.all() or not positive.any():
         logger.warning("the validation part has one class of %s only: their temperature stays 1", what)
         return 1.0
+    weight = PRIOR_ITEMS / len(logits)
+    target = (positive + weight * sigmoid(logits)) / (1 + weight)
     low, high = 0.0, _LARGEST_INVERSE
     for _ in range(50):
         inverse = (low + high) / 2
-        slope = float(np.mean((sigmoid(inverse * logits) - positive) * logits))
+        slope = float(np.mean((sigmoid(inverse * logits) - target) * logits))
         low, high = (inverse, high) if slope < 0 else (low, inverse)
     return 1 / max(high, 1 / 1000)
 
@@ -105,10 +110,14 @@ def predict(scores: Iterable[CaptionScores], tuned: Tuned, taxonomy: Sequence[st
     """Decide: calibrated probabilities of sentences, and spans."""
     for item in scores:
         sentences = tuple(
-            SentenceScore(None, reason) if logit is None else SentenceScore(float(sigmoid(logit / tuned.temperature)))
+            SentenceScore(None, reason) if logit is None else _calibrate(logit / tuned.temperature)
             for logit, reason in zip(item.sentence_logit, item.unscored, strict=True)
         )
-        yield Prediction(item.caption, sentences, decode_scores(item, tuned, taxonomy))
+        yield Prediction(item.caption, sentences, decode_scores(item, tuned, taxonomy), threshold=tuned.threshold)
+
+
+def _calibrate(logit: float) -> SentenceScore:
+    return SentenceScore(float(sigmoid(logit)), logit=float(logit))
 
 
 def token_probabilities(scores: CaptionScores, tuned: Tuned) -> Float[ndarray, "token"]:

@@ -16,6 +16,7 @@ class JudgedSentences:
 
     Attributes:
         p_incorrect: what the detector says.
+        rank: what sentences are ranked by: log-odds where all have them, else `p_incorrect`.
         incorrect: what the label says.
         generator: of the sentence's caption.
         caption: the index of its prediction.
@@ -23,6 +24,7 @@ class JudgedSentences:
     """
 
     p_incorrect: Float[ndarray, "sentence"]
+    rank: Float[ndarray, "sentence"]
     incorrect: Bool[ndarray, "sentence"]
     generator: ndarray
     caption: Int[ndarray, "sentence"]
@@ -32,16 +34,17 @@ class JudgedSentences:
 def judged_sentences(predictions: Sequence[Prediction]) -> JudgedSentences:
     """Collect the sentences that sentence figures count."""
     rows = [
-        (score.p_incorrect, sentence.label == "incorrect", prediction.caption.generator, index, position)
+        (score.p_incorrect, score.logit, sentence.label == "incorrect", prediction.caption.generator, index, position)
         for index, prediction in enumerate(predictions)
         for position, (sentence, score) in enumerate(
             zip(prediction.caption.sentences, prediction.sentences, strict=True)
         )
         if score.p_incorrect is not None and sentence.label in ("correct", "incorrect")
     ]
-    p_incorrect, incorrect, generator, caption, position = zip(*rows, strict=True) if rows else ((),) * 5
+    p_incorrect, logits, incorrect, generator, caption, position = zip(*rows, strict=True) if rows else ((),) * 6
     return JudgedSentences(
         np.array(p_incorrect, dtype=np.float64),
+        np.array(p_incorrect if None in logits else logits, dtype=np.float64),
         np.array(incorrect, dtype=np.bool_),
         np.array(generator, dtype=np.str_),
         np.array(caption, dtype=np.int64),

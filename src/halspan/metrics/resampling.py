@@ -65,10 +65,10 @@ def _ranking_figures(
     by_generator, averaged = {}, []
     for name in generators:
         own = judged.generator == name
-        by_generator[name], _ = _rank(judged.p_incorrect[own], judged.incorrect[own], image[own], draws)
+        by_generator[name], _ = _rank(judged.rank[own], judged.incorrect[own], image[own], draws)
         if len(set(judged.incorrect[own].tolist())) == 2:
             averaged.append(by_generator[name])
-    pooled, auprc = _rank(judged.p_incorrect, judged.incorrect, image, draws)
+    pooled, auprc = _rank(judged.rank, judged.incorrect, image, draws)
     return {
         "sentence.auroc.macro": np.mean(averaged, axis=0) if averaged else np.full(len(draws), np.nan),
         "sentence.auroc.pooled": pooled,

@@ -26,40 +26,40 @@ class SentenceAuroc(Metric):
 
     full_state_update = False
     higher_is_better = True
-    p_incorrect: list[Tensor]
+    score: list[Tensor]
     incorrect: list[Tensor]
     generator_index: list[Tensor]
 
     def __init__(self, generators: Sequence[str]) -> None:
         super().__init__()
         self.generators = tuple(generators)
-        for name in ("p_incorrect", "incorrect", "generator_index"):
+        for name in ("score", "incorrect", "generator_index"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     @override
     def update(
         self,
-        p_incorrect: Float[Tensor, "sentence"],
+        score: Float[Tensor, "sentence"],
         incorrect: Bool[Tensor, "sentence"],
         generator_index: Int[Tensor, "sentence"],
     ) -> None:
         """Add sentences that are labelled correct or incorrect."""
         # all as floats: a process without sentences joins with an empty tensor of floats
-        self.p_incorrect.append(p_incorrect.detach().to(self.dtype))
+        self.score.append(score.detach().to(self.dtype))
         self.incorrect.append(incorrect.to(self.dtype))
         self.generator_index.append(generator_index.to(self.dtype))
 
     @override
     def compute(self) -> Float[Tensor, ""]:
-        if not len(self.p_incorrect):
+        if not len(self.score):
             return _figure(None, self.device)
-        p_incorrect = dim_zero_cat(self.p_incorrect).double().cpu().numpy()
+        score = dim_zero_cat(self.score).double().cpu().numpy()
         incorrect = dim_zero_cat(self.incorrect).bool().cpu().numpy()
         index = dim_zero_cat(self.generator_index).cpu().numpy()
         if index.max(initial=0) >= len(self.generators):
             raise ValueError(f"generator_index: {index.max():.0f} for {len(self.generators)} generators; count from 0")
         own = [index == number for number in range(len(self.generators))]
-        return _figure(macro(auroc(p_incorrect[mask], incorrect[mask]) for mask in own), self.device)
+        return _figure(macro(auroc(score[mask], incorrect[mask]) for mask in own), self.device)
 
 
 class _CountsF1(Metric):

@@ -44,7 +44,7 @@ def _slice(judged: JudgedSentences, mask: Mask) -> dict[str, Any]:
     return {
         "n": {name: len(scores) for name, scores in classes.items()},
         "mean": {name: float(scores.mean()) if len(scores) else None for name, scores in classes.items()},
-        "auroc": auroc(p, incorrect),
+        "auroc": auroc(judged.rank[mask], incorrect),
     }
 
 

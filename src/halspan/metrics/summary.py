@@ -75,21 +75,21 @@ def _count(predictions: Sequence[Prediction]) -> dict[str, int]:
 
 def _sentence_figures(predictions: Sequence[Prediction], threshold: float) -> dict[str, Any]:
     judged = judged_sentences(predictions)
-    p, incorrect = judged.p_incorrect, judged.incorrect
+    p, rank, incorrect = judged.p_incorrect, judged.rank, judged.incorrect
     one_class = _ONE_CLASS if len(p) else _NO_SENTENCES
     by_generator = {}
     for name in sorted({prediction.caption.generator for prediction in predictions}):
         own = judged.generator == name
-        by_generator[name] = _figure(auroc(p[own], incorrect[own]), _ONE_CLASS if own.any() else _NO_SENTENCES)
+        by_generator[name] = _figure(auroc(rank[own], incorrect[own]), _ONE_CLASS if own.any() else _NO_SENTENCES)
     over_generators = macro(value for value in by_generator.values() if isinstance(value, float))
     return {
         "auroc": {
             "macro": _figure(over_generators, "no generator has sentences of both classes"),
-            "pooled": _figure(auroc(p, incorrect), one_class),
+            "pooled": _figure(auroc(rank, incorrect), one_class),
             "by_generator": by_generator,
         },
-        "auprc": _figure(average_precision(p, incorrect), one_class),
-        "recall_at_10fpr": _figure(recall_at_fpr(p, incorrect, fpr=0.10), one_class),
+        "auprc": _figure(average_precision(rank, incorrect), one_class),
+        "recall_at_10fpr": _figure(recall_at_fpr(rank, incorrect, fpr=0.10), one_class),
         "brier": _figure(brier(p, incorrect), _NO_SENTENCES),
         "ece": _figure(ece(p, incorrect), _NO_SENTENCES),
         "threshold": threshold,

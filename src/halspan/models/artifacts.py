@@ -36,6 +36,21 @@ class Entry:
     stop: int
 
 
+def refuse_run(folder: Path) -> None:
+    """Refuse the folder of a run, which is what training leaves, not what export.py makes of it.
+
+    Raises:
+        ModelError: it is one; has the command that exports it.
+    """
+    if (folder / "detector.json").exists() or not (folder / "config.yaml").is_file():
+        return
+    if (folder / "best.ckpt").is_file() or (folder / "last.ckpt").is_file():
+        raise ModelError(
+            f"detector: {folder} is a run, not an exported detector; export it first: python export.py run={folder} "
+            f"to=exports/{folder.name}"
+        )
+
+
 def check_folder(folder: Path, *, blobs: Path | None = None) -> None:
     """Look at every file of a folder that comes from somebody else, before anything of it is read.
 

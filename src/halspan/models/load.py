@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from halspan.core.errors import ModelError
-from halspan.models.artifacts import check_folder, read_header, read_json
+from halspan.models.artifacts import check_folder, read_header, read_json, refuse_run
 from halspan.models.backbone import read_config
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.encoding import RowEncoder
@@ -43,6 +43,7 @@ def load_detector(
     Raises:
         ModelError: a file is missing, unsafe or damaged, or not what the record says; names what differs.
     """
+    refuse_run(folder)
     check_folder(folder, blobs=blobs)
     record = DetectorRecord.read(folder)
     _check_nothing_more(folder, record)

@@ -89,7 +89,7 @@ def _read_train(train: Mapping[str, Any] | None) -> str:
 
 
 def _read_left_out(metrics: Mapping[str, Any]) -> str:
-    by_reader = [f"{count:,} × {reason}" for reason, count in (look_up(metrics, "run", "left_out") or {}).items()]
+    by_reader = [f"{count:,} {reason}" for reason, count in (look_up(metrics, "run", "left_out") or {}).items()]
     left_out = look_up(metrics, "split", "left_out") or ()
-    by_split = [f"{sum(each['by_generator'].values()):,} × {each['reason']}" for each in left_out]
+    by_split = [f"{sum(each['by_generator'].values()):,} captions: {each['reason']}" for each in left_out]
     return "; ".join(by_reader + by_split) or "nothing"

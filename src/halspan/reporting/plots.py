@@ -176,7 +176,7 @@ def _sketch_comparison(rows: Sequence[Row]) -> Sketch:
 
 def _sketch_roc(judged: JudgedSentences, generators: Sequence[str]) -> Sketch:
     masks = [judged.generator == name for name in generators]
-    own = [(judged.p_incorrect[mask], judged.incorrect[mask]) for mask in masks]
+    own = [(judged.rank[mask], judged.incorrect[mask]) for mask in masks]
     curves = [roc_curve(scores, labels) for scores, labels in own]
     areas = [auroc(scores, labels) for scores, labels in own]
 

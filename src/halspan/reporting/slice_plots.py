@@ -30,6 +30,7 @@ MIN_SENTENCES = 20
 """Correct sentences that a position needs to count for that."""
 _HEADS = ("correct", "incorrect", "mean P, correct", "mean P, incorrect", "AUROC")
 _AUROC = "AUROC of sentences"
+_FEW_ROWS = 4  # of a plot whose height follows from them
 
 Slice = Mapping[str, Any]
 
@@ -110,7 +111,8 @@ def sketch_type(figures: Mapping[str, Any]) -> Sketch:
         places = range(len(names))
         left.plot(number_or_gap(aurocs), places, color=GREEN, marker="^", linestyle="none")
         left.set_yticks(places, [f"{label(name)} ({n:,})" for name, n in zip(names, counts, strict=True)])
-        left.set(xlabel=f"{_AUROC} of this type against all correct ones", ylabel="type (incorrect sentences)")
+        title = "type (incorrect sentences)" if len(names) > _FEW_ROWS else "type"  # few rows have no room for more
+        left.set(xlabel=f"{_AUROC} of this type against all correct ones", ylabel=title)
         auroc_axis(left, aurocs, along="x")
         right.plot(number_or_gap(recalls), places, color=PURPLE, marker="D", linestyle="none")
         right.set(xlabel="character recall (share of the annotated characters)", xlim=(-0.02, 1.02))

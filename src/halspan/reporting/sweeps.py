@@ -66,11 +66,18 @@ def sweep_tables(sweep: Mapping[str, Any]) -> Iterator[WholeTable | str]:
             yield f"{run['run_name']} failed: {run['error']}"
 
 
+def _label_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Call each run by the overrides that not all of them have; its whole name says the others too, in every row."""
+    shared = set.intersection(*(set(run["overrides"]) for run in runs)) if runs else set()
+    own = [" ".join(override for override in run["overrides"] if override not in shared) for run in runs]
+    return [label or run["run_name"] for label, run in zip(own, runs, strict=True)]
+
+
 def _part_table(sweep: Mapping[str, Any], part: str, paths: Sequence[str]) -> WholeTable:
     figures = [path.partition(".")[2] for path in paths]
     table = new_table(f"Sweep: {part}", "run", *(_TITLES.get(name, name) for name in figures))
-    for run in sweep["runs"]:
-        table.add_row(run["run_name"], *(show(run["figures"].get(path)) for path in paths))
+    for label, run in zip(_label_runs(sweep["runs"]), sweep["runs"], strict=True):
+        table.add_row(label, *(show(run["figures"].get(path)) for path in paths))
     table.add_section()
     for name in ("mean", "std"):
         table.add_row(name, *(show(sweep["summary"][path][name]) for path in paths), style="bold")

@@ -232,7 +232,7 @@ def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> Non
 def _labelled_sentences(
     logits: Float[Tensor, "sentence"], batch: Batch, generators: Sequence[str]
 ) -> tuple[Float[Tensor, "labelled"], Bool[Tensor, "labelled"], Int[Tensor, "labelled"]]:
-    """Give P(incorrect), label and number of the generator of each scored sentence that is correct or incorrect."""
+    """Return logit, label and number of the generator of each scored sentence that is correct or incorrect."""
     rows = [
         (reason is None and sentence.label in ("correct", "incorrect"), sentence.label == "incorrect", generator)
         for caption, reasons in zip(batch.captions, batch.unscored, strict=True)
@@ -241,7 +241,7 @@ def _labelled_sentences(
     ]
     counts, incorrect, generator = torch.tensor(rows, device=logits.device).unbind(dim=1)
     kept = counts.bool()
-    return logits[kept].sigmoid(), incorrect[kept].bool(), generator[kept]
+    return logits[kept], incorrect[kept].bool(), generator[kept]
 
 
 def _targets(batch: Batch) -> Targets:
