@@ -1,6 +1,5 @@
 """Judge trained detectors, ensembles of them, and baselines: `python evaluate.py --help`."""
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -18,7 +17,9 @@ import configure
 import judge
 import usage
 from baselines import Baselines
+from halspan.core import specs
 from halspan.core.errors import ConfigError, DataError, HalspanError
+from halspan.core.settings import read_settings
 
 if TYPE_CHECKING:
     from halspan.core.captions import Caption
@@ -80,6 +81,7 @@ class FinishedRun:
         """
         from halspan.inference.tuning import Tuned
         from halspan.training.rundir import RunDirectory
+        from halspan.training.saved_run import check_inside, read_record, read_split
 
         place = RunDirectory(folder)
         if not (place.config.exists() and place.best.exists()):
@@ -91,21 +93,13 @@ class FinishedRun:
                 f"run: {str(folder)!r} has not finished (no tuned.json); finish it first, with `python train.py "
                 f"resume=true run_dir={folder}` and the overrides that it was started with"
             )
-        saved = OmegaConf.load(place.config)
-        if "trainer" in config:
-            saved.trainer = config.trainer
-        if "_target_" not in config.data and config.data.path is not None:
-            saved.data.path = config.data.path
-        own = configure.build(saved)
-        if "_target_" in config.data:
-            saved.data = config.data
-        return cls(
-            place=place,
-            spec=configure.build(saved),
-            own=own,
-            split=json.loads(place.split.read_text(encoding="utf-8")),
-            tuned=Tuned.from_record(json.loads(place.tuned.read_text(encoding="utf-8"))),
-        )
+        check_inside(folder)
+        own, spec = _build_specs(place.config, config)
+        try:
+            tuned = Tuned.from_record(read_record(place.tuned))
+        except ValueError as error:
+            raise ConfigError(f"{place.tuned}: is not what a run writes ({error}); restore it") from None
+        return cls(place=place, spec=spec, own=own, split=read_split(place.split), tuned=tuned)
 
     def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
         """Load the detector, score with it, and let it go."""
@@ -120,6 +114,22 @@ class FinishedRun:
         return judge.score_tasks(
             detector, encoder, self.spec, tasks, name=self.place.path.name, taxonomy=self.split["taxonomy"]
         )
+
+
+def _build_specs(file: Path, config: DictConfig) -> tuple["RunSpec", "RunSpec"]:
+    """Build what a run was, and the same with the corpus asked for now; both on the machine asked for now."""
+    asked = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "trainer") if key in config}
+    try:
+        saved = read_settings(file)
+        specs.check_names(saved)
+        if "trainer" in asked:
+            saved["trainer"] = asked["trainer"]
+        if asked["data"].get("path") is not None and "_target_" not in asked["data"]:
+            saved["data"] = saved.get("data", {}) | {"path": asked["data"]["path"]}
+        own = specs.build(saved)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+    return own, specs.build(saved | {"data": asked["data"]}) if "_target_" in asked["data"] else own
 
 
 def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:

@@ -1,6 +1,5 @@
 """Train a detector and judge it on generators it never saw: `python train.py --help`."""
 
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ import usage
 from baselines import IMAGE_BLIND
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.core.files import write_json, write_text
+from halspan.core.settings import check_values, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,12 +102,15 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
         What `metrics.json` holds; nothing in the processes that only help a first one to train.
     """
     from halspan.training.rundir import RunDirectory, is_first_process
+    from halspan.training.saved_run import check_inside
 
+    check_values(settings)
     place = RunDirectory(Path(spec.run_dir))
     if is_first_process():
         if not (spec.resume or spec.overwrite):
             _check_corpus(place, settings["data"])
         place.check(resume=spec.resume, overwrite=spec.overwrite)
+        check_inside(place.path)
         if spec.resume and (metrics := _figures_so_far(place, settings)):
             judge.show_figures(metrics, place.path)
             return metrics
@@ -148,8 +151,9 @@ def _check_corpus(place: "RunDirectory", data: Mapping[str, Any]) -> None:
     """
     if not (place.config.exists() and (place.metrics.exists() or place.last.exists())):
         return
-    here, there = data.get("path"), OmegaConf.select(OmegaConf.load(place.config), "data.path")
-    if here and there and Path(here).resolve() != Path(there).resolve():
+    saved = read_settings(place.config).get("data")
+    here, there = data.get("path"), saved.get("path") if isinstance(saved, Mapping) else None
+    if here and isinstance(there, str) and Path(here).resolve() != Path(there).resolve():
         raise ConfigError(
             f"run_dir: {place.path} holds a run on another corpus, {there}; keep it, and give this one a folder of "
             f"its own: run_dir={place.path}-{Path(here).stem}"
@@ -303,17 +307,17 @@ def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str
     """
     if not place.config.exists():
         return {}
-    saved = OmegaConf.to_container(OmegaConf.load(place.config))
-    here, there = (flatten({key: run[key] for key in _IDENTITY}) for run in (settings, saved))
+    saved = read_settings(place.config)
+    here, there = (flatten({key: run.get(key) for key in _IDENTITY}) for run in (settings, saved))
     for key in sorted((here.keys() | there.keys()) - _MAY_MOVE):
         if here.get(key) != there.get(key):
             raise ConfigError(
                 f"{key}: {here.get(key)!r}, but the run in {place.path} has {there.get(key)!r}; resume it with the "
                 "same value, or choose another run_dir"
             )
-    if not place.metrics.exists() or saved["trainer"] != settings["trainer"]:
+    if not place.metrics.exists() or saved.get("trainer") != settings["trainer"]:
         return {}
-    return dict(json.loads(place.metrics.read_text(encoding="utf-8")))
+    return judge.read_figures(place.metrics)
 
 
 def start() -> None:

@@ -1,6 +1,5 @@
 """A detector to take away: loaded from a folder or the hub, it scores texts about images."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -314,13 +313,8 @@ class Detector:
 
 def _read_tuned(folder: Path, record: DetectorRecord) -> Tuned:
     try:
-        tuned = Tuned.from_record(record.tuned)
-        scales = (tuned.temperature, tuned.token_temperature, tuned.threshold)
-        if not all(isinstance(scale, float | int) and 0 < scale < math.inf for scale in scales):
-            raise ValueError("temperatures and threshold are numbers above 0")
-    except (TypeError, ValueError, KeyError) as error:
+        return Tuned.from_record(record.tuned)
+    except ValueError as error:
         raise ModelError(
-            f"{folder}: tuned: {record.tuned!r:.200} is not possible ({' '.join(str(error).split())[:200]}); export "
-            "the detector again"
+            f"{folder}: tuned: {record.tuned!r:.200} is not possible ({error}); export the detector again"
         ) from None
-    return tuned
