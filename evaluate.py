@@ -132,11 +132,26 @@ def _build_specs(file: Path, config: DictConfig) -> tuple["RunSpec", "RunSpec"]:
     return own, specs.build(saved | {"data": asked["data"]}) if "_target_" in asked["data"] else own
 
 
+def _check_draws_nothing(own: "RunSpec") -> None:
+    """Refuse to draw a run's world where its folder alone says, outside of the working folder."""
+    from halspan.data.shapes.world import Shapes
+
+    if not isinstance(own.data, Shapes) or own.data.folder.is_dir():
+        return
+    if not own.data.folder.resolve().is_relative_to(Path.cwd()):
+        raise ConfigError(
+            f"data.path: the run has its corpus in {own.data.path}, where it is not any more, and nothing is drawn "
+            "outside of the working folder unless you say so: data.path=..."
+        )
+
+
 def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:
     """Score what runs were judged on once more, or another corpus; several runs as one detector."""
     first = runs[0]
     _check_same_split(runs)
     is_other = "_target_" in config.data
+    if (config.data.path is None and not is_other) or (is_other and len(runs) > 1):
+        _check_draws_nothing(first.own)
     corpus = first.spec.data.load().relocated(None)
     if is_other:
         parts, taken = _divide(corpus, [run.split for run in runs])
@@ -210,7 +225,8 @@ def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictCon
         return Path(config.to)
     first = runs[0].place.path
     folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
-    return folder if other is None else folder / "evaluations" / other.name
+    # a file may be called "...jsonl", and its corpus then ".."
+    return folder if other is None else folder / "evaluations" / (other.name.strip(".") or "corpus")
 
 
 def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list["Caption"]], "Taken"]:

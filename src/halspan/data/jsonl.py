@@ -35,6 +35,7 @@ from halspan.data.file_kinds import HEAD_BYTES, check_is_caption, check_is_lines
 
 OnExtraKeys = Literal["raise", "ignore"]
 logger = logging.getLogger(__name__)
+MOST_LINE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -121,7 +122,12 @@ def read_objects(file: Path, skips: Skips) -> Iterator[tuple[str, dict[str, Any]
         with open_regular(file) as stream:
             check_is_lines(file, stream.read(HEAD_BYTES))
             stream.seek(0)
-            for number, line in enumerate(stream, start=1):
+            lines = iter(lambda: stream.readline(MOST_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > MOST_LINE_BYTES:
+                    raise DataError(
+                        f"{file}:{number}: the line has more than {MOST_LINE_BYTES:,} bytes; write one caption a line"
+                    )
                 if not line.strip():
                     continue
                 n_lines += 1

@@ -16,7 +16,7 @@ from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
 from halspan.data.rows import Row
 from halspan.inference.answers import Answers
-from halspan.inference.card import write_card
+from halspan.inference.card import check_card, write_card
 from halspan.inference.hub import download, upload
 from halspan.inference.items import ImageLike, Item, Ranges, Task, group_items, read_image
 from halspan.inference.results import Prediction
@@ -127,6 +127,7 @@ class Detector:
             blobs=blobs,
         )
         tuned = _read_tuned(folder, record)
+        check_card(record)
         about = About(
             name=record.name,
             backbone=record.backbone,

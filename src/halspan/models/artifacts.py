@@ -130,13 +130,15 @@ def _entry(of: Mapping[str, Any], after: int) -> Entry:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
+    folders = [folder]  # a list, since folders may lie in each other deeper than calls can
+    while folders:
+        for path in sorted(folders.pop().iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                folders.append(path)
+            else:
+                yield path
 
 
 def _check_place(file: Path, folder: Path, blobs: Path | None) -> None:
