@@ -1,6 +1,5 @@
 """Baselines beside a detector, or alone: what train.py and evaluate.py share about them."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halspan.core.errors import HalspanError
+from halspan.core.errors import ConfigError, HalspanError
 
 if TYPE_CHECKING:
     from halspan.baselines.registry import ModelBaseline, ModelSpecs
@@ -168,11 +167,12 @@ def _read_kept(baselines: Baselines, ground: Ground) -> tuple[dict[str, Any], di
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Read the figures that a folder has; empty where it has none, or none that can be read."""
+    from halspan.training.saved_run import read_record
+
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(folder / "metrics.json")
+    except ConfigError:
         return {}
-    return metrics if isinstance(metrics, dict) else {}
 
 
 @contextmanager

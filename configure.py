@@ -1,13 +1,11 @@
 """From the command line to typed objects: what train.py, evaluate.py and export.py share; hydra ends here."""
 
-import difflib
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,14 +13,15 @@ from urllib.parse import quote
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import usage
 from halspan import console
+from halspan.core import specs
+from halspan.core.checks import suggest
 from halspan.core.errors import ConfigError, HalspanError
 
 EXIT_FAILED = 1
@@ -168,11 +167,10 @@ def build(config: DictConfig, key: str = "") -> Any:
     """
     require_values(config, key)
     try:
-        return instantiate(config, _convert_="all")
-    except InstantiationException as error:
-        raise ConfigError(_explain_value(error, config, key)) from error
+        values = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or key}: {_first_line(error)}") from error
+    return specs.build(values, key)
 
 
 def require_values(config: DictConfig, key: str = "") -> None:
@@ -224,42 +222,6 @@ def report_error(error: HalspanError) -> int:
     """Print an error as one line and say which exit status it means."""
     console.report_error(error)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
-
-
-def suggest(word: str, options: Iterable[str]) -> str:
-    """List the options, the likely one first."""
-    names = sorted(options)
-    close = difflib.get_close_matches(word, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}possible: {', '.join(names)}" if names else "it takes no keys"
-
-
-def _explain_value(error: InstantiationException, config: DictConfig, key: str) -> str:
-    """Say what was wrong about a node, from what its constructor said."""
-    from pydantic import ValidationError
-
-    lines = str(error).splitlines()
-    at = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
-    at = at.removeprefix(key).removeprefix(".")  # a node inside a larger configuration gives its whole path
-    node = OmegaConf.select(config, at) if at else config
-    cause = error.__cause__
-    if isinstance(cause, HalspanError):
-        return f"{_join(key, at)}: {cause}"
-    if not isinstance(cause, ValidationError):
-        return f"{_join(key, at)}: {lines[0]}"
-    first = cause.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    full = _join(key, at, name)
-    if first["type"] == "unexpected_keyword_argument":
-        owner = get_class(node["_target_"])
-        return (
-            f"{full}: unknown key, value {first['input']!r}; {suggest(name, [field.name for field in fields(owner)])}"
-        )
-    if first["type"].startswith("missing"):
-        return f"{full}: missing; give it: +{full}=..."
-    if first["type"] == "value_error":
-        return f"{full}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{full}: {first['input']!r} is not possible; possible: {first['msg'].removeprefix('Input should be ')}"
 
 
 def _explain_composition(error: Exception) -> str:

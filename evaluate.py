@@ -1,6 +1,5 @@
 """Judge trained detectors, ensembles of them, and baselines: `python evaluate.py --help`."""
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -19,7 +18,9 @@ import configure
 import judge
 import usage
 from baselines import Baselines, read_metrics
+from halspan.core import specs
 from halspan.core.errors import ConfigError, DataError, HalspanError
+from halspan.core.settings import read_settings
 
 if TYPE_CHECKING:
     from halspan.core.captions import Caption
@@ -78,6 +79,7 @@ class FinishedRun:
             ConfigError: the folder holds no finished run.
         """
         from halspan.training.rundir import RunDirectory
+        from halspan.training.saved_run import check_inside, read_split
 
         place = RunDirectory(folder)
         if not (place.config.exists() and place.best.exists()):
@@ -89,20 +91,9 @@ class FinishedRun:
                 f"run: {str(folder)!r} has not finished (no tuned.json); finish it first, with `python train.py "
                 f"resume=true run_dir={folder}` and the overrides that it was started with"
             )
-        saved = OmegaConf.load(place.config)
-        if "trainer" in config:
-            saved.trainer = config.trainer
-        if "_target_" not in config.data and config.data.path is not None:
-            saved.data.path = config.data.path
-        own = configure.build(saved)
-        if "_target_" in config.data:
-            saved.data = config.data
-        return cls(
-            place=place,
-            spec=configure.build(saved),
-            own=own,
-            split=place.read_split(),
-        )
+        check_inside(folder)
+        own, spec = _build_specs(place.config, config)
+        return cls(place=place, spec=spec, own=own, split=read_split(place.split))
 
     def check_contents(self, corpus: "Corpus", parts: "SplitParts") -> None:
         """Require that the run's own captions are the ones that it was trained and judged on.
@@ -126,8 +117,12 @@ class FinishedRun:
     def tuned(self) -> "Tuned":
         """Its calibration and decoding; not read with the rest, since that imports torch before data are looked at."""
         from halspan.inference.tuning import Tuned
+        from halspan.training.saved_run import read_record
 
-        return Tuned.from_record(json.loads(self.place.tuned.read_text(encoding="utf-8")))
+        try:
+            return Tuned.from_record(read_record(self.place.tuned))
+        except ValueError as error:
+            raise ConfigError(f"{self.place.tuned}: is not what a run writes ({error}); restore it") from None
 
     def score(self, tasks: Mapping[str, judge.Task]) -> judge.Scored:
         """Load the detector, score with it, and let it go."""
@@ -144,11 +139,42 @@ class FinishedRun:
         )
 
 
+def _build_specs(file: Path, config: DictConfig) -> tuple["RunSpec", "RunSpec"]:
+    """Build what a run was, and the same with the corpus asked for now; both on the machine asked for now."""
+    asked = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "trainer") if key in config}
+    try:
+        saved = read_settings(file)
+        specs.check_names(saved)
+        if "trainer" in asked:
+            saved["trainer"] = asked["trainer"]
+        if asked["data"].get("path") is not None and "_target_" not in asked["data"]:
+            saved["data"] = saved.get("data", {}) | {"path": asked["data"]["path"]}
+        own = specs.build(saved)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+    return own, specs.build(saved | {"data": asked["data"]}) if "_target_" in asked["data"] else own
+
+
+def _check_draws_nothing(own: "RunSpec") -> None:
+    """Refuse to draw a run's world where its folder alone says, outside of the working folder."""
+    from halspan.data.shapes.world import Shapes
+
+    if not isinstance(own.data, Shapes) or own.data.folder.is_dir():
+        return
+    if not own.data.folder.resolve().is_relative_to(Path.cwd()):
+        raise ConfigError(
+            f"data.path: the run has its corpus in {own.data.path}, where it is not any more, and nothing is drawn "
+            "outside of the working folder unless you say so: data.path=..."
+        )
+
+
 def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:
     """Score what runs were judged on once more, or another corpus; several runs as one detector."""
     first = runs[0]
     _check_same_split(runs)
     is_other = "_target_" in config.data
+    if (config.data.path is None and not is_other) or (is_other and len(runs) > 1):
+        _check_draws_nothing(first.own)
     corpus = first.spec.data.load().relocated(None)
     if is_other:
         parts, taken = _divide(corpus, [run.split for run in runs])
@@ -247,7 +273,8 @@ def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictCon
         return Path(config.to)
     first = runs[0].place.path
     folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
-    return folder if other is None else folder / "evaluations" / other.name
+    # a file may be called "...jsonl", and its corpus then ".."
+    return folder if other is None else folder / "evaluations" / (other.name.strip(".") or "corpus")
 
 
 def _check_folder(folder: Path, corpus: "Corpus") -> None:

@@ -1,6 +1,5 @@
 """Write a trained detector into a folder that loads anywhere: `python export.py --help`."""
 
-import json
 import logging
 import os
 import shutil
@@ -114,7 +113,7 @@ def _write(run: FinishedRun, folder: Path, config: DictConfig) -> dict[str, Any]
     from halspan.inference.verify import ADAPTERS_WITHIN, MERGED_WITHIN, compare_with_folder, score_each
     from halspan.models.record import DetectorRecord
 
-    metrics = json.loads(run.place.metrics.read_text(encoding="utf-8")) if run.place.metrics.exists() else {}
+    metrics = judge.read_figures(run.place.metrics) if run.place.metrics.exists() else {}
     detector, spec = _load(run, config)
     with TemporaryDirectory() as temporary:
         samples = _choose_samples(run, config, Path(temporary))

@@ -1,6 +1,5 @@
 """Train a detector and judge it on generators it never saw: `python train.py --help`."""
 
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ import usage
 from baselines import IMAGE_BLIND
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.core.files import write_json, write_text
+from halspan.core.settings import check_values, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,12 +103,15 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
         What `metrics.json` holds; nothing in the processes that only help a first one to train.
     """
     from halspan.training.rundir import RunDirectory, is_first_process
+    from halspan.training.saved_run import check_inside
 
+    check_values(settings)
     place = RunDirectory(Path(spec.run_dir))
     if is_first_process():
         if not (spec.resume or spec.overwrite):
             _check_corpus(place, settings["data"])
         place.check(resume=spec.resume, overwrite=spec.overwrite)
+        check_inside(place.path)
         if spec.resume:
             _check_settings(place, settings)
     corpus, parts = load_data(spec)
@@ -153,8 +156,9 @@ def _check_corpus(place: "RunDirectory", data: Mapping[str, Any]) -> None:
     """
     if not (place.config.exists() and (place.metrics.exists() or place.last.exists())):
         return
-    here, there = data.get("path"), OmegaConf.select(OmegaConf.load(place.config), "data.path")
-    if here and there and Path(here).resolve() != Path(there).resolve():
+    saved = read_settings(place.config).get("data")
+    here, there = data.get("path"), saved.get("path") if isinstance(saved, Mapping) else None
+    if here and isinstance(there, str) and Path(here).resolve() != Path(there).resolve():
         raise ConfigError(
             f"run_dir: {place.path} holds a run on another corpus, {there}; keep it, and give this one a folder of "
             f"its own: run_dir={place.path}-{Path(here).stem}"
@@ -310,7 +314,7 @@ def _check_settings(place: "RunDirectory", settings: dict[str, Any]) -> None:
     """
     if not place.config.exists():
         return
-    saved = OmegaConf.to_container(OmegaConf.load(place.config))
+    saved = read_settings(place.config)
     here, there = (_identify(run) for run in (settings, saved))
     for key in sorted((here.keys() | there.keys()) - _MAY_MOVE):
         if here.get(key) != there.get(key):
@@ -322,8 +326,8 @@ def _check_settings(place: "RunDirectory", settings: dict[str, Any]) -> None:
 
 def _identify(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give what a run is known by, by dotted path."""
-    rows = {key: value for key, value in flatten({"trainer": settings["trainer"]}).items() if key in _ROWS}
-    return flatten({key: settings[key] for key in _IDENTITY}) | rows
+    rows = {key: value for key, value in flatten({"trainer": settings.get("trainer")}).items() if key in _ROWS}
+    return flatten({key: settings.get(key) for key in _IDENTITY}) | rows
 
 
 def _check_contents(place: "RunDirectory", corpus: "Corpus", parts: "SplitParts") -> None:
@@ -335,8 +339,9 @@ def _check_contents(place: "RunDirectory", corpus: "Corpus", parts: "SplitParts"
     if not (place.last.exists() or place.metrics.exists()):
         return
     from halspan.data.contents import find_changes
+    from halspan.training.saved_run import read_split
 
-    if changes := find_changes(place.read_split(), corpus, parts, in_order=True):
+    if changes := find_changes(read_split(place.split), corpus, parts, in_order=True):
         raise ConfigError(
             f"data.path: the corpus is not the one that the run in {place.path} has: {'; '.join(changes)}; resume the "
             "run with its own corpus, choose another run_dir, or start again with overwrite=true"
@@ -347,9 +352,9 @@ def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str
     """Give the figures of a run that is done; none where something is left to do."""
     if not place.metrics.exists():
         return {}
-    if OmegaConf.to_container(OmegaConf.load(place.config))["trainer"] != settings["trainer"]:
+    if read_settings(place.config).get("trainer") != settings["trainer"]:
         return {}
-    return dict(json.loads(place.metrics.read_text(encoding="utf-8")))
+    return judge.read_figures(place.metrics)
 
 
 def start() -> None:

@@ -143,6 +143,18 @@ def ask_if_meant(value: Any, options: Iterable[str]) -> str:
     return "" if meant is None else f"did you mean {meant}? "
 
 
+def suggest(word: str, options: Iterable[str]) -> str:
+    """List the options of a configuration, the likely one first.
+
+    >>> suggest("seeed", ("resume", "seed"))
+    'did you mean seed? possible: resume, seed'
+    """
+    names = sorted(options)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}possible: {', '.join(names)}" if names else "it takes no keys"
+
+
 def show(value: Any) -> str:
     """Shorten a value for a message."""
     return "null" if value is None else reprlib.repr(value)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import regex
+
 from halspan.core.captions import Caption
 
 
@@ -15,7 +17,12 @@ def normalize_text(text: str) -> str:
     >>> normalize_text(" A  red Door.")
     'a red door.'
     """
-    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+    safe = _MARKS.sub("\\g<0>\u034f", text)  # Python sorts a run of marks in quadratic time
+    return unicodedata.normalize("NFC", " ".join(safe.split()).casefold())
+
+
+# More marks on one letter than any language has; U+034F between them ends a run (UAX #15, Stream-Safe Text Format).
+_MARKS = regex.compile(r"\p{M}{30}")
 
 
 @dataclass(frozen=True, slots=True)

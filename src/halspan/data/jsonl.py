@@ -38,6 +38,7 @@ from halspan.data.lines import create_lines, is_compressed, open_lines, without_
 
 OnExtraKeys = Literal["raise", "ignore"]
 logger = logging.getLogger(__name__)
+MOST_LINE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -126,7 +127,11 @@ def read_objects(file: Path, skips: Skips, *, stream: BinaryIO | None = None) ->
     try:
         with open_lines(file) if stream is None else nullcontext(stream) as lines:
             check_is_lines(file, peek(lines))
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(MOST_LINE_BYTES + 1), b""), start=1):
+                if len(line) > MOST_LINE_BYTES:
+                    raise DataError(
+                        f"{file}:{number}: the line has more than {MOST_LINE_BYTES:,} bytes; write one caption a line"
+                    )
                 if not line.strip():
                     continue
                 n_lines += 1

@@ -1,6 +1,7 @@
 """What is probably wrong with captions that can be read: annotation off by one, misspelt types, no labels, ..."""
 
 import logging
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,13 +158,13 @@ def check_labels(caption: Caption) -> Iterator[Problem]:
                 suggestion=f"probably {winner}; training takes the votes, judging the label",
             )
 
+    words = WordMap(caption.text)
     for span in caption.spans:
         if any(s.label is None and s.target is None for s in _touched(caption, span).values()):
             yield Problem(
                 kind="spans in sentences without a label",
                 id=caption.id,
-                message=f"{WordMap(caption.text).show(span.start, span.end)} lies in a sentence without a label, so it "
-                "teaches nothing",
+                message=f"{words.show(span.start, span.end)} lies in a sentence without a label, so it teaches nothing",
                 suggestion="label the sentence incorrect",
             )
 
@@ -187,8 +188,9 @@ def check_types(captions: Sequence[Caption]) -> Iterator[Problem]:
         for name in (*(t for s in caption.sentences for t in s.types), *(s.type for s in caption.spans if s.type)):
             first.setdefault(name, caption.id)
             counts[name] += 1
+    spellings = _most_frequent_spelling(counts)
     for name, count in counts.items():
-        if (meant := _meant_type(name, counts)) is not None:
+        if (meant := _meant_type(name, spellings)) is not None:
             yield Problem(
                 kind="types that are probably misspelt",
                 id=first[name],
@@ -246,20 +248,22 @@ def _check_place(caption: Caption, span: Span, shown: str) -> Iterator[Problem]:
 
 def _touched(caption: Caption, span: Span) -> dict[int, Sentence]:
     """The sentences that a span shares characters with, by their index."""
-    return {i: s for i, s in enumerate(caption.sentences) if span.start < s.end and s.start < span.end}
+    first = bisect_right(caption.sentences, span.start, key=lambda sentence: sentence.end)  # in order and disjoint
+    last = bisect_left(caption.sentences, span.end, key=lambda sentence: sentence.start)
+    return dict(zip(range(first, last), caption.sentences[first:last], strict=True))
 
 
 def _only_space(text: str, span: Span, sentence: Sentence) -> bool:
     return not text[max(span.start, sentence.start) : min(span.end, sentence.end)].strip()
 
 
-def _meant_type(name: str, counts: Mapping[str, int]) -> str | None:
+def _meant_type(name: str, spellings: Mapping[str, str]) -> str | None:
     """Find the type that a name is probably meant for: AlignBench's, or one that differs in case or spaces only."""
     if name in HALLUCINATION_TYPES:
         return None
     if meant := find_meant(name, HALLUCINATION_TYPES):
         return meant
-    main = _most_frequent_spelling(counts)[_plain(name)]
+    main = spellings[_plain(name)]
     return main if main != name else None
 
 

@@ -20,11 +20,10 @@ from halspan.core.record_keys import without_extra_keys
 from halspan.data.addresses import downloaded_file, is_address
 from halspan.data.file_kinds import check_is_lines, refuse_other_kinds
 from halspan.data.images import load_image, load_image_bytes
-from halspan.data.jsonl import parse_json, peek
+from halspan.data.jsonl import MOST_LINE_BYTES, parse_json, peek
 from halspan.data.lines import STDIN, open_lines
 
 BLOCK = 256  # records that are scored together, and that a shard takes together
-MOST_LINE_BYTES = 64 * 2**20
 MOST_CHARACTERS = 1_000_000  # of a text; the memory it takes grows with it
 _MOST_SHOWN = 2000  # characters of a rejected record that are kept
 _CHUNK = 2**20  # bytes

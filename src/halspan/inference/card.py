@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from halspan.core.errors import ModelError
 from halspan.core.files import write_text
 from halspan.models.record import DetectorRecord
 
@@ -41,6 +42,21 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def write_card(folder: Path, record: DetectorRecord) -> None:
     """Write `README.md`, with the front matter that the hub reads."""
     write_text(folder / CARD, "\n".join([*_front_matter(record), "", *_body(record)]) + "\n")
+
+
+def check_card(record: DetectorRecord) -> None:
+    """Require that the card of a record can be written.
+
+    Raises:
+        ModelError: its figures, origin or check are not what a detector has.
+    """
+    try:
+        list(_body(record))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{record.name}: figures, origin or check of detector.json are not what a detector has "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:100]}); export the detector again"
+        ) from None
 
 
 def _of_part(metrics: Mapping[str, Any]) -> dict[str, Any]:

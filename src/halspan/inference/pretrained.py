@@ -1,6 +1,5 @@
 """A detector to take away: loaded from a folder or the hub, it scores texts about images."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,7 +17,7 @@ from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
 from halspan.data.rows import Row
 from halspan.inference.answers import Answers
-from halspan.inference.card import write_card
+from halspan.inference.card import check_card, write_card
 from halspan.inference.hub import download, upload
 from halspan.inference.items import ImageLike, Item, Ranges, Task, group_items, read_image
 from halspan.inference.results import Prediction
@@ -130,6 +129,7 @@ class Detector:
                 blobs=blobs,
             )
         tuned = _read_tuned(folder, record)
+        check_card(record)
         about = About(
             name=record.name,
             backbone=record.backbone,
@@ -317,13 +317,8 @@ class Detector:
 
 def _read_tuned(folder: Path, record: DetectorRecord) -> Tuned:
     try:
-        tuned = Tuned.from_record(record.tuned)
-        scales = (tuned.temperature, tuned.token_temperature, tuned.threshold)
-        if not all(isinstance(scale, float | int) and 0 < scale < math.inf for scale in scales) or tuned.threshold > 1:
-            raise ValueError("temperatures and threshold are numbers above 0, and the threshold is at most 1")
-    except (TypeError, ValueError, KeyError) as error:
+        return Tuned.from_record(record.tuned)
+    except ValueError as error:
         raise ModelError(
-            f"{folder}: tuned: {record.tuned!r:.200} is not possible ({' '.join(str(error).split())[:200]}); export "
-            "the detector again"
+            f"{folder}: tuned: {record.tuned!r:.200} is not possible ({error}); export the detector again"
         ) from None
-    return tuned

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
+from pydantic import ValidationError
 
 from halspan.core.captions import PredictedSpan, Prediction, SentenceScore
 from halspan.core.decoding import DecodingParameters, decode
@@ -55,8 +56,19 @@ class Tuned:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Tuned":
-        """Read what `to_record` gave."""
-        return cls(**record | {"decoding": DecodingParameters(**record["decoding"])})
+        """Read what `to_record` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            tuned = cls(**record | {"decoding": DecodingParameters(**record["decoding"])})
+        except (TypeError, KeyError, ValidationError) as error:
+            raise ValueError(" ".join(str(error).split())[:200]) from None
+        scales = (tuned.temperature, tuned.token_temperature, tuned.threshold)
+        if not all(type(scale) in (float, int) and 0 < scale < math.inf for scale in scales) or tuned.threshold > 1:
+            raise ValueError("temperatures and threshold are numbers above 0, and the threshold is at most 1")
+        return tuned
 
 
 def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:

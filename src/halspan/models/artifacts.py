@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halspan.core.errors import ModelError
+from halspan.core.files import read_bytes
 
 SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".md")  # of all that a detector's folder holds
 MOST_JSON = 2**28  # bytes; a tokenizer of a million entries takes a quarter of it
@@ -76,12 +77,15 @@ def read_json(file: Path) -> Any:
     """Read a JSON file of a reasonable size.
 
     Raises:
+        OSError: it cannot be read, or is a folder, a pipe, a device.
         ValueError: it is larger, no JSON, or names code to import; names the file.
     """
-    if (size := file.stat().st_size) > MOST_JSON:
-        raise ValueError(f"{file.name} has {size:,} bytes, more than the {MOST_JSON:,} that are read")
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        data = read_bytes(file, MOST_JSON)
+    except ValueError as error:
+        raise ValueError(f"{file.name} {error}") from None
+    try:
+        value = json.loads(data.decode())
         chosen = next(_choices(value), None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is no JSON ({' '.join(str(error).split())[:100]})") from None
@@ -141,13 +145,15 @@ def _entry(of: Mapping[str, Any], after: int) -> Entry:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
+    folders = [folder]  # a list, since folders may lie in each other deeper than calls can
+    while folders:
+        for path in sorted(folders.pop().iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                folders.append(path)
+            else:
+                yield path
 
 
 def _check_place(file: Path, folder: Path, blobs: Path | None) -> None:

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PretrainedConfig
 
-from halspan.core.errors import ModelError
+from halspan.core.errors import HalspanError, ModelError
 from halspan.models.context import layer_kinds
 from halspan.models.families import FAMILIES, Family, family_of
 from halspan.models.inventory import check_quantised, measure
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 TINY_LLAMA4 = "builtin:llama4-tiny"
 _BUILTIN = "builtin:"
+_MOST_LAYERS = 10_000  # and of everything else that a configuration counts
+_MOST_TIMES = 4  # as many parameters as the checkpoint holds: weights may be shared, or packed
 
 _Loaded = TypeVar("_Loaded")
 
@@ -97,9 +100,32 @@ def read_config(spec: ModelSpec) -> Any:
             f"model.backbone: the folder {spec.backbone!r} has no config.json, so it holds no checkpoint; "
             "give a folder that save_pretrained wrote, or a hub id"
         )
+    _read(spec, lambda: _check_layers(PretrainedConfig.get_config_dict(spec.backbone, revision=spec.revision)[0]))
     return _read(
         spec, lambda: AutoConfig.from_pretrained(spec.backbone, revision=spec.revision, trust_remote_code=False)
     )
+
+
+def _check_layers(config: Any) -> None:
+    """Refuse a configuration that would take for ever to build, before a layer of it is built."""
+    stack = [config]
+    while stack:
+        item = stack.pop()
+        for key, value in item.items() if isinstance(item, dict) else ():
+            is_count = isinstance(value, int) and any(part in key for part in ("layers", "depth", "blocks", "experts"))
+            if is_count and value > _MOST_LAYERS:
+                raise ValueError(f"config.json has {key} {value:,}, more than the {_MOST_LAYERS:,} that are built")
+            stack.append(value)
+
+
+def _check_size(spec: ModelSpec, config: Any) -> None:
+    """Refuse a configuration of a model that is far larger than its checkpoint, before memory is taken for it."""
+    with torch.device("meta"):
+        model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]._from_config(deepcopy(config))
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    there = sum(prod(tensor.shape) for tensor in open_checkpoint(spec.backbone, spec.revision).values())
+    if asked > _MOST_TIMES * there + _MOST_LAYERS:
+        raise ValueError(f"config.json asks for {asked:,} parameters, and the checkpoint has {there:,}")
 
 
 def find_family(spec: ModelSpec, config: Any) -> Family:
@@ -132,11 +158,17 @@ def _read_parts(spec: ModelSpec, processor_from: str | None) -> tuple[Any, Any, 
     family = find_family(spec, config)
     place = (spec.backbone, spec.revision) if processor_from is None else (processor_from, None)
     processor = _read(spec, lambda: family.load_processor(*place))
+    if processor_from is not None and str(processor.image_token) not in spec.prompt:
+        raise ModelError(  # else a chat template would be run, which may never end
+            f"{processor_from}: model.prompt: {spec.prompt!r:.100} is not written out: it has no place for the image; "
+            "export the detector again"
+        )
     if not getattr(getattr(processor, "tokenizer", None), "is_fast", False):
         raise ModelError(
             f"model.backbone: {spec.backbone!r} has no fast tokenizer (tokenizer.json), so its tokens have no "
             "character offsets; save one beside the checkpoint"
         )
+    _read(spec, lambda: _check_size(spec, config))
     return config, processor, family
 
 
@@ -179,7 +211,9 @@ def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:
     """Read something of the checkpoint, or say what is wrong with it."""
     try:
         return read()
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (HalspanError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # hostile files make transformers raise nearly anything
         reason = " ".join(str(error).split())[:300]
         what, remedy = "the folder", "repair or replace it"
         if not Path(spec.backbone).is_dir():

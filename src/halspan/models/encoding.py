@@ -146,7 +146,13 @@ class RowEncoder:
         return self._build(caption, whole.ids[:kept], whole.offsets[:kept], targets, cut_from=whole)
 
     def _tokenize(self, caption: Caption) -> tuple[Int[ndarray, "token"], Int[ndarray, "token 2"]]:
-        tokens = self._tokenizer.encode(caption.text, add_special_tokens=False)
+        try:
+            tokens = self._tokenizer.encode(caption.text, add_special_tokens=False)
+        except BaseException as error:  # what Rust panics with is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                raise
+            problem = " ".join(str(error).split())[:200]
+            raise ModelError(f"caption {caption.id!r}: the backbone's tokenizer fails on its text: {problem}") from None
         offsets = np.array(tokens.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(tokens.ids, dtype=np.int64), fit_offsets(offsets, caption.text, caption.sentences)
 

@@ -1,10 +1,12 @@
 """Low-rank adapters on chosen linear layers and experts of a backbone, chosen by whole paths."""
 
 import re
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import regex
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import ParamWrapper, _LoraParameterProxy
@@ -19,6 +21,8 @@ from halspan.models.families import Family
 from halspan.models.passes import run_one_at_a_time
 from halspan.models.quantize import Dequantize
 from halspan.models.spec import EXPERTS, LoraSpec
+
+_MOST_SECONDS = 5
 
 
 def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
@@ -35,7 +39,7 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
     Raises:
         ModelError: a target matches nothing, or is no regular expression.
     """
-    layers, experts = find_targets(model, family, spec.targets)
+    pattern, layers, experts = find_targets(model, family, spec.targets)
     for path in experts:
         # peft nests adapters in the order of parameters, and of quantised ones by name: let the two be the same
         owner = model.get_submodule(path.rpartition(".")[0])
@@ -48,13 +52,14 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
         use_dora=spec.dora,
-        target_modules=layers or [],
+        target_modules="|".join(map(re.escape, layers)) or [],  # paths: the pattern may be slow on others
         target_parameters=experts or None,
     )
     with warnings.catch_warnings():
         # peft 0.21 asks by a name that transformers 5.23 renames
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].target_modules = pattern or set()  # what an export says
     for module in adapted.modules():
         if isinstance(module, ParamWrapper):
             run_one_at_a_time(module)
@@ -63,7 +68,7 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
     return adapted
 
 
-def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str]]:
+def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str], list[str]]:
     """Find what adapters go on.
 
     Args:
@@ -72,23 +77,26 @@ def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tu
         targets: names of components, or patterns of whole paths of linear layers.
 
     Returns:
-        One regular expression that matches the whole paths of the linear layers (empty for none), and the paths of the
-        parameters that hold routed experts.
+        One regular expression that matches the whole paths of the linear layers (empty for none), these paths, and the
+        paths of the parameters that hold routed experts.
 
     Raises:
-        ModelError: a target matches nothing, or is no regular expression; lists what there is.
+        ModelError: a target matches nothing (lists what there is), is no regular expression, or takes too long.
     """
     paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     patterns = {target: family.layers.get(target, target) for target in targets if target != EXPERTS}
     names = ", ".join([*family.layers, EXPERTS])
+    found: dict[str, None] = {}
     for target, pattern in patterns.items():
-        if not any(_compile(pattern, target).fullmatch(path) for path in paths):
+        matched = _match(pattern, target, paths)
+        found |= dict.fromkeys(matched)
+        if not matched:
             raise ModelError(
                 f"model.lora.targets: '{target}' matches no linear layer; names: {names}; "
                 f"or a pattern of a whole path (# is a number): {', '.join(_shapes(paths))}"
             )
     experts = _find_experts(model, family) if EXPERTS in targets else []
-    return "|".join(f"(?:{pattern})" for pattern in patterns.values()), experts
+    return "|".join(f"(?:{pattern})" for pattern in patterns.values()), list(found), experts
 
 
 def _find_experts(model: nn.Module, family: Family) -> list[str]:
@@ -137,10 +145,18 @@ def _make_removable(owner: Any, _inputs: Any) -> None:
                 steps[place] = _Removable(step)
 
 
-def _compile(pattern: str, target: str) -> re.Pattern[str]:
+def _match(pattern: str, target: str, paths: Sequence[str]) -> list[str]:
+    """Find the paths that a pattern matches as a whole; an expression from somebody else may go on for ever."""
+    end = time.monotonic() + _MOST_SECONDS
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        compiled = regex.compile(pattern)
+        return [path for path in paths if compiled.fullmatch(path, timeout=max(end - time.monotonic(), 0.001))]
+    except TimeoutError:
+        raise ModelError(
+            f"model.lora.targets: '{target}' has not ended on {len(paths)} paths after {_MOST_SECONDS} seconds; take "
+            "repetitions of repetitions out of it"
+        ) from None
+    except regex.error as error:
         raise ModelError(
             f"model.lora.targets: '{target}' is not a regular expression: {error}; a dot is written \\."
         ) from None

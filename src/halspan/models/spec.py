@@ -36,7 +36,7 @@ class LoraSpec:
             of a kind that they cannot have.
     """
 
-    r: Count
+    r: Annotated[int, Field(ge=1, le=65_536)]  # more than any layer is wide
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: Annotated[list[Text], Field(min_length=1)]

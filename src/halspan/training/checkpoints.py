@@ -1,16 +1,48 @@
 """When a checkpoint is written, and how: whole or not at all."""
 
 import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from torch import Tensor
 from typing_extensions import override
 
-from halspan.core.files import replacing
+from halspan.core.errors import ModelError
+from halspan.core.files import open_regular, replacing
 from halspan.training.rundir import RunDirectory
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint as data: nothing in it is run, and it takes no more room than its file.
+
+    Raises:
+        ModelError: it is something else, or damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            _check_archive(file)
+            file.seek(0)
+            checkpoint: Any = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # hostile bytes make torch's unpickler raise nearly anything
+        problem = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: is not a checkpoint that can be read ({problem}); restore it") from None
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise ModelError(f"{path}: has no state_dict of tensors, so it is not a checkpoint of a run; restore it")
+    return dict(checkpoint)
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Require that an archive is as large as what it holds: compressed or shared bytes fill the memory of a reader."""
+    with ZipFile(file) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > (size := file.seek(0, os.SEEK_END)):
+        raise ValueError(f"{size:,} bytes that claim to be {claimed:,}")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

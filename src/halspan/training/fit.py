@@ -19,7 +19,7 @@ from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
-from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import Encode, RowData
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.rundir import RunDirectory
@@ -141,7 +141,9 @@ class Progress:
         """Read how far `last.ckpt` has come."""
         if not run.last.exists():
             return cls()
-        checkpoint = torch.load(run.last, weights_only=True, map_location="cpu")
+        checkpoint = read_checkpoint(run.last)
+        if not isinstance(checkpoint.get("global_step"), int):
+            raise ModelError(f"{run.last}: does not say how many steps were taken; restore it, or start again")
         return cls(
             step=checkpoint["global_step"],
             of_steps=checkpoint.get("total_steps"),

@@ -1,19 +1,23 @@
 """Where the curves of a run go: a CSV file, or Weights & Biases."""
 
+import re
 from collections.abc import Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from halspan.core.checks import show
 from halspan.core.errors import ConfigError
-from halspan.core.files import write_text
+from halspan.core.files import read_bytes, write_text
 from halspan.core.printable import printable
 from halspan.training.rundir import RunDirectory, is_first_process
 from halspan.training.spec import LoggerSpec, WandbLoggerSpec
 
 if TYPE_CHECKING:
     from wandb import Run
+
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Mapping[str, Any]) -> Logger:
@@ -76,4 +80,10 @@ def _wandb_id(run: RunDirectory) -> str:
     """Give the id of the run directory's wandb run, a new one if it has none."""
     if not run.wandb_id.exists() and is_first_process():
         write_text(run.wandb_id, token_hex(4))
-    return run.wandb_id.read_text(encoding="utf-8").strip()
+    try:
+        id_ = read_bytes(run.wandb_id, 1000).decode().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{run.wandb_id}: cannot be read ({error}); remove it") from None
+    if not _ID.fullmatch(id_):
+        raise ConfigError(f"{run.wandb_id}: {show(id_)} is not the id of a wandb run; remove the file")
+    return id_

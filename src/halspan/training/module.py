@@ -19,6 +19,7 @@ from halspan.core.losses import TERMS, Targets, Term, combine, count_terms, loss
 from halspan.metrics.shells import SentenceAuroc, TokenF1
 from halspan.models.batch import Batch
 from halspan.models.detector import SpanDetector
+from halspan.training.checkpoints import read_checkpoint
 from halspan.training.optimizer import build_optimizer
 from halspan.training.spec import OptimizerSpec
 
@@ -198,7 +199,7 @@ def load_trained(detector: SpanDetector, path: Path) -> None:
     Raises:
         ModelError: the checkpoint holds other weights than those that this detector trains.
     """
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    checkpoint = read_checkpoint(path)
     _check_trained(detector, checkpoint)
     detector.load_trainable_state_dict(
         {name.removeprefix(_PREFIX): value for name, value in checkpoint["state_dict"].items()}

@@ -1,11 +1,9 @@
 """The folder of one run: what lies where in it, and whether a run may start there."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from halspan.core.errors import ConfigError
 
@@ -59,20 +57,6 @@ class RunDirectory:
     def wandb_id(self) -> Path:
         """The id of the wandb run that belongs to this folder."""
         return self.path / "wandb_id.txt"
-
-    def read_split(self) -> dict[str, Any]:
-        """Read what the run's split was.
-
-        Raises:
-            ConfigError: `split.json` is missing or damaged.
-        """
-        try:
-            return dict(json.loads(self.split.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"run_dir: {self.split} cannot be read ({error}), so nothing says which captions the run was trained "
-                "on; restore the file, or start again with overwrite=true"
-            ) from None
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Make sure that a run may start here; nothing is changed yet.

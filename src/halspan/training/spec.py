@@ -41,7 +41,7 @@ class TrainerSpec:
     devices: Count
     strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed"]
-    threads: Count | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None  # of far more, OpenMP ends the process
     workers: Annotated[int, Field(ge=0)]
     rows_per_batch: Count
     rows_per_pass: Count | None

@@ -42,11 +42,16 @@ class Shapes:
 
     path: Path = Path("data/shapes")
     seed: int = 0
-    photos: Annotated[int, Field(ge=1)] = 3000
+    photos: Annotated[int, Field(ge=1, le=100_000)] = 3000
+
+    @property
+    def folder(self) -> Path:
+        """Where the world is, or will be drawn."""
+        return self.path / f"v{VERSION}-seed{self.seed}-photos{self.photos}"
 
     def load(self) -> Corpus:
         """Draw the world unless it is there, and read it."""
-        folder = self.path / f"v{VERSION}-seed{self.seed}-photos{self.photos}"
+        folder = self.folder
         if not folder.is_dir():
             _write_world(folder, _plan(self.photos), self.seed)
         corpus = JsonLines(path=folder / "captions.jsonl").load()
