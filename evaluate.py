@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -50,7 +51,22 @@ def evaluate(config: DictConfig) -> None:
         judge_alone(config, baselines)
     else:
         folders = [config.run] if isinstance(config.run, str) else list(config.run)
-        judge_runs([FinishedRun.read(Path(folder), config) for folder in folders], config, baselines)
+        with _held(folders, config):
+            judge_runs([FinishedRun.read(Path(folder), config) for folder in folders], config, baselines)
+
+
+@contextmanager
+def _held(folders: Sequence[str], config: DictConfig) -> Iterator[None]:
+    """Keep others out of the folder into which runs are judged; of a folder that is not there, reading says so."""
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
+
+    place = RunDirectory(_own_folder([Path(folder) for folder in folders], config))
+    if not all(Path(folder).is_dir() for folder in folders):
+        yield
+        return
+    with place.held(), explained_ends(place, can_resume=False):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +108,7 @@ class FinishedRun:
                 f"resume=true run_dir={folder}` and the overrides that it was started with"
             )
         saved = OmegaConf.load(place.config)
+        saved.pop("origin", None)  # says where the run comes from, and sets nothing
         if "trainer" in config:
             saved.trainer = config.trainer
         if "_target_" not in config.data and config.data.path is not None:
@@ -171,11 +188,16 @@ def _read_baselines(config: DictConfig) -> Baselines:
 
 def judge_alone(config: DictConfig, baselines: Baselines) -> None:
     """Judge baselines on a whole corpus; those that learn are fitted on other images than they are judged on."""
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
+
     if "_target_" not in config.data:
         raise ConfigError("run, data: neither is given; give run=FOLDER to judge a detector, or data=... for baselines")
     corpus = configure.build(config.data, "data").load().relocated(None)
     folder = Path(config.to or f"checkpoints/baselines-{corpus.name}")
-    metrics = judge.judge_baselines_alone(baselines, corpus=corpus, folder=folder, seed=config.seed)
+    place = RunDirectory(folder)
+    with place.held(), explained_ends(place, can_resume=False):
+        metrics = judge.judge_baselines_alone(baselines, corpus=corpus, folder=folder, seed=config.seed)
     judge.show_figures(metrics, folder)
 
 
@@ -196,11 +218,14 @@ def _check_same_split(runs: Sequence[FinishedRun]) -> None:
 
 def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictConfig) -> Path:
     """Where the results go: into the run, beside the members of an ensemble, or where `to` says."""
+    folder = _own_folder([run.place.path for run in runs], config)
+    return folder if other is None or config.to is not None else folder / "evaluations" / other.name
+
+
+def _own_folder(runs: Sequence[Path], config: DictConfig) -> Path:
     if config.to is not None:
         return Path(config.to)
-    first = runs[0].place.path
-    folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
-    return folder if other is None else folder / "evaluations" / other.name
+    return runs[0] if len(runs) == 1 else runs[0].with_name("+".join(run.name for run in runs))
 
 
 def _divide(corpus: "Corpus", splits: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list["Caption"]], "Taken"]:

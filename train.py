@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import configure
 import judge
@@ -44,7 +44,7 @@ _MAY_MOVE = {"data.path", "data.images"}
 @hydra.main(version_base="1.3", config_path=str(usage.CONF), config_name="config")
 def main(config: DictConfig) -> float | None:
     """Do one run; in a sweep, one job of it. Gives the objective of a sweep."""
-    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    is_sweep = _is_sweep()
     try:
         objective, figures = run(config)
     except HalspanError as error:
@@ -56,6 +56,10 @@ def main(config: DictConfig) -> float | None:
     if is_sweep:
         sweep.record_job(config, figures=figures, error=None, status=0)
     return objective
+
+
+def _is_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
@@ -101,13 +105,21 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `metrics.json` holds; nothing in the processes that only help a first one to train.
     """
-    from halspan.training.rundir import RunDirectory, is_first_process
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
 
     place = RunDirectory(Path(spec.run_dir))
+    with place.held(), explained_ends(place, can_resume=True):
+        return _train_in(place, spec, settings)
+
+
+def _train_in(place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
+    from halspan.training.rundir import is_first_process
+
     if is_first_process():
         if not (spec.resume or spec.overwrite):
             _check_corpus(place, settings["data"])
-        place.check(resume=spec.resume, overwrite=spec.overwrite)
+        place.check(resume=spec.resume, overwrite=spec.overwrite, is_one_of_many=_is_sweep())
         if spec.resume and (metrics := _figures_so_far(place, settings)):
             judge.show_figures(metrics, place.path)
             return metrics
@@ -146,7 +158,7 @@ def _check_corpus(place: "RunDirectory", data: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is; names that corpus and a folder.
     """
-    if not (place.config.exists() and (place.metrics.exists() or place.last.exists())):
+    if not (place.is_run and (place.metrics.exists() or place.last.exists())):
         return
     here, there = data.get("path"), OmegaConf.select(OmegaConf.load(place.config), "data.path")
     if here and there and Path(here).resolve() != Path(there).resolve():
@@ -218,13 +230,16 @@ def _begin(
     """Write down what the run is, now that its data and its model are there."""
     from halspan.data.rows import group_rows
     from halspan.models.export import identify_backbone
+    from halspan.reporting.origin import describe_process
     from halspan.training.fit import check_length
 
+    before = _origin_so_far(place) if spec.resume else []
     place.prepare(overwrite=spec.overwrite)
     rows = group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row)
     check_length(place, spec.trainer, n_rows=len(rows))
     place.metrics.unlink(missing_ok=True)  # from here on the run is unfinished, whatever ends it
-    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(settings | {"resume": False, "overwrite": False})))
+    kept = settings | {"resume": False, "overwrite": False, "origin": [*before, describe_process()]}
+    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(kept)))
     origin = {
         "taxonomy": list(corpus.taxonomy),
         "source": dict(corpus.source),
@@ -234,6 +249,12 @@ def _begin(
     write_json(place.split, origin | parts.to_record())
     for part, captions in parts.parts().items():
         logger.info("%s: %d captions", part, len(captions))
+
+
+def _origin_so_far(place: "RunDirectory") -> list[Any]:
+    """Read what the configuration of a run says about the processes that have trained it."""
+    origin = OmegaConf.select(OmegaConf.load(place.config), "origin") if place.is_run else None
+    return list(OmegaConf.to_container(origin)) if isinstance(origin, ListConfig) else []
 
 
 def _fit_and_judge(
