@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -100,3 +101,14 @@ def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
 def test_what_is_wrong_is_one_line(monkeypatch, capsys, arguments, message):
     assert evaluate(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_run_that_another_process_writes_to_is_not_judged(monkeypatch, capsys, place):
+    code = "import sys, pathlib; from halspan.training.rundir import RunDirectory as R\n"
+    code += "with R(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, place]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert evaluate(monkeypatch, f"run={place}") == 2
+        assert f"run_dir: another process is training or judging in {place}; wait" in capsys.readouterr().err
+        holder.kill()

@@ -33,7 +33,7 @@ def describe_process() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command_line(sys.argv),
-        "commit": _find_commit(Path(__file__).resolve().parents[1]),
+        "commit": find_commit(Path(__file__).resolve()),
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -90,16 +90,21 @@ def _command_line(arguments: Sequence[str]) -> str | None:
     return shlex.join([*start, *arguments[1:]]).replace("${", "$''{")
 
 
-def _find_commit(folder: Path) -> str | None:
-    """Find the commit of the git repository that a folder's files belong to."""
+def find_commit(file: Path) -> str | None:
+    """Find the commit of the git repository that a file belongs to.
+
+    Returns:
+        It, with "-dirty" where files of the repository were changed; None where the file is in none (such as one of an
+        environment inside somebody's project), or there is no git.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    is_ours = ("ls-files", "--error-unmatch", Path(__file__).resolve().as_posix())  # not of a project around a .venv
+    is_tracked = ("ls-files", "--error-unmatch", file.name)
     commit = ("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     said = ""
-    for command in (is_ours, commit):
+    for command in (is_tracked, commit):
         try:
             done = subprocess.run(
-                ["git", "-C", folder, *command],
+                ["git", "-C", file.parent, *command],
                 env=clean,
                 capture_output=True,
                 text=True,
