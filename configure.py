@@ -23,10 +23,12 @@ from halspan import console
 from halspan.core import specs
 from halspan.core.checks import suggest
 from halspan.core.errors import ConfigError, HalspanError
+from halspan.core.threads import keep_threads_from_spinning
+from halspan.training.interruption import Interrupted, Signals
+from halspan.training.rundir import is_first_process
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # as a shell says it
 _LONGEST_NAME = 180  # characters
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]*)=(.*)'")
 _TRAINING = "config"  # the root configuration of train.py, which has experiments
@@ -185,8 +187,6 @@ def require_values(config: DictConfig, key: str = "") -> None:
 
 def set_up_logging() -> None:
     """Show what the library logs on stderr, and of others only warnings."""
-    from halspan.training.rundir import is_first_process
-
     console.show_logs(logging.INFO if is_first_process() else logging.WARNING, plain=False)
     console.silence_other_bars()
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other; the tests fail on ours
@@ -199,6 +199,7 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
         main: hydra's wrapper of the entry point.
         root: name of its root configuration in `conf/`.
     """
+    keep_threads_from_spinning()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises instead of printing and exiting by itself
     sys.argv[1:] = quote_values(sys.argv[1:])
     if root == _TRAINING:
@@ -207,14 +208,16 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
         if any(flag in sys.argv for flag in usage.FLAGS):
             print(usage.show_help(root, sys.argv[1:]))  # noqa: T201
         else:
-            main()
+            with Signals():
+                main()
     except HalspanError as error:
         sys.exit(report_error(error))
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(report_error(ConfigError(_explain_composition(error))))
-    except KeyboardInterrupt:
-        print("interrupted; resume=true goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_INTERRUPTED)
+    except Interrupted as end:
+        if is_first_process():
+            print(f"{end}; {end.how_to_go_on}", file=sys.stderr)  # noqa: T201
+        sys.exit(end.status)
     sys.exit(0)
 
 

@@ -3,7 +3,8 @@
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -52,7 +53,22 @@ def evaluate(config: DictConfig) -> None:
         judge_alone(config, baselines)
     else:
         folders = [config.run] if isinstance(config.run, str) else list(config.run)
-        judge_runs([FinishedRun.read(Path(folder), config) for folder in folders], config, baselines)
+        with _held(folders, config):
+            judge_runs([FinishedRun.read(Path(folder), config) for folder in folders], config, baselines)
+
+
+@contextmanager
+def _held(folders: Sequence[str], config: DictConfig) -> Iterator[None]:
+    """Keep others out of the folder into which runs are judged; of a folder that is not there, reading says so."""
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
+
+    place = RunDirectory(_own_folder([Path(folder) for folder in folders], config))
+    if not all(Path(folder).is_dir() for folder in folders):
+        yield
+        return
+    with place.held(), explained_ends(place, can_resume=False):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +160,7 @@ def _build_specs(file: Path, config: DictConfig) -> tuple["RunSpec", "RunSpec"]:
     asked = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "trainer") if key in config}
     try:
         saved = read_settings(file)
+        saved.pop("origin", None)  # says where the run comes from, and sets nothing
         specs.check_names(saved)
         if "trainer" in asked:
             saved["trainer"] = asked["trainer"]
@@ -225,15 +242,20 @@ def _read_baselines(config: DictConfig) -> Baselines:
 
 def judge_alone(config: DictConfig, baselines: Baselines) -> None:
     """Judge baselines on a whole corpus; those that learn are fitted on other images than they are judged on."""
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
+
     if "_target_" not in config.data:
         raise ConfigError("run, data: neither is given; give run=FOLDER to judge a detector, or data=... for baselines")
     corpus = configure.build(config.data, "data").load().relocated(None)
     folder = Path(config.to or f"checkpoints/baselines-{corpus.name}")
     _check_folder(folder, corpus)
     baselines.check()
-    metrics = judge.judge_baselines_alone(
-        replace(baselines, required=True), corpus=corpus, folder=folder, seed=config.seed
-    )
+    place = RunDirectory(folder)
+    with place.held(), explained_ends(place, can_resume=False):
+        metrics = judge.judge_baselines_alone(
+            replace(baselines, required=True), corpus=corpus, folder=folder, seed=config.seed
+        )
     judge.show_figures(metrics, folder)
 
 
@@ -269,12 +291,16 @@ def _compare_contents(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 
 def _folder(runs: Sequence[FinishedRun], other: "Corpus | None", config: DictConfig) -> Path:
     """Where the results go: into the run, beside the members of an ensemble, or where `to` says."""
+    folder = _own_folder([run.place.path for run in runs], config)
+    if other is None or config.to is not None:
+        return folder
+    return folder / "evaluations" / (other.name.strip(".") or "corpus")  # a file may be called "...jsonl"
+
+
+def _own_folder(runs: Sequence[Path], config: DictConfig) -> Path:
     if config.to is not None:
         return Path(config.to)
-    first = runs[0].place.path
-    folder = first if len(runs) == 1 else first.with_name("+".join(run.place.path.name for run in runs))
-    # a file may be called "...jsonl", and its corpus then ".."
-    return folder if other is None else folder / "evaluations" / (other.name.strip(".") or "corpus")
+    return runs[0] if len(runs) == 1 else runs[0].with_name("+".join(run.name for run in runs))
 
 
 def _check_folder(folder: Path, corpus: "Corpus") -> None:

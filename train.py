@@ -45,7 +45,7 @@ _MAY_MOVE = {"data.path", "data.images"}
 @hydra.main(version_base="1.3", config_path=str(usage.CONF), config_name="config")
 def main(config: DictConfig) -> float | None:
     """Do one run; in a sweep, one job of it. Gives the objective of a sweep."""
-    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    is_sweep = _is_sweep()
     try:
         objective, figures = run(config)
     except HalspanError as error:
@@ -57,6 +57,10 @@ def main(config: DictConfig) -> float | None:
     if is_sweep:
         sweep.record_job(config, figures=figures, error=None, status=0)
     return objective
+
+
+def _is_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def run(config: DictConfig) -> tuple[float | None, dict[str, float | None]]:
@@ -102,16 +106,24 @@ def train(spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What `metrics.json` holds; nothing in the processes that only help a first one to train.
     """
-    from halspan.training.rundir import RunDirectory, is_first_process
-    from halspan.training.saved_run import check_inside
+    from halspan.training.ends import explained_ends
+    from halspan.training.rundir import RunDirectory
 
     check_values(settings)
     place = RunDirectory(Path(spec.run_dir))
+    with place.held(), explained_ends(place, can_resume=True):
+        return _train_in(place, spec, settings)
+
+
+def _train_in(place: "RunDirectory", spec: "RunSpec", settings: dict[str, Any]) -> dict[str, Any]:
+    from halspan.training.rundir import is_first_process
+    from halspan.training.saved_run import check_inside
+
     if is_first_process():
+        check_inside(place.path)
         if not (spec.resume or spec.overwrite):
             _check_corpus(place, settings["data"])
-        place.check(resume=spec.resume, overwrite=spec.overwrite)
-        check_inside(place.path)
+        place.check(resume=spec.resume, overwrite=spec.overwrite, is_one_of_many=_is_sweep())
         if spec.resume:
             _check_settings(place, settings)
     corpus, parts = load_data(spec)
@@ -154,7 +166,7 @@ def _check_corpus(place: "RunDirectory", data: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is; names that corpus and a folder.
     """
-    if not (place.config.exists() and (place.metrics.exists() or place.last.exists())):
+    if not (place.is_run and (place.metrics.exists() or place.last.exists())):
         return
     saved = read_settings(place.config).get("data")
     here, there = data.get("path"), saved.get("path") if isinstance(saved, Mapping) else None
@@ -228,13 +240,16 @@ def _begin(
     from halspan.data.contents import Contents
     from halspan.data.rows import group_rows
     from halspan.models.export import identify_backbone
+    from halspan.reporting.origin import describe_process
     from halspan.training.fit import check_length
 
+    before = _origin_so_far(place) if spec.resume else []
     place.prepare(overwrite=spec.overwrite)
     rows = group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row)
     check_length(place, spec.trainer, n_rows=len(rows))
     place.metrics.unlink(missing_ok=True)  # from here on the run is unfinished, whatever ends it
-    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(settings | {"resume": False, "overwrite": False})))
+    kept = settings | {"resume": False, "overwrite": False, "origin": [*before, describe_process()]}
+    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(kept)))
     origin = {
         "taxonomy": list(corpus.taxonomy),
         "source": dict(corpus.source),
@@ -245,6 +260,12 @@ def _begin(
     write_json(place.split, origin | parts.to_record() | {"contents": contents})
     for part, captions in parts.parts().items():
         logger.info("%s: %d captions", part, len(captions))
+
+
+def _origin_so_far(place: "RunDirectory") -> list[Any]:
+    """Read what the configuration of a run says about the processes that have trained it."""
+    origin = read_settings(place.config).get("origin") if place.is_run else None
+    return origin if isinstance(origin, list) else []
 
 
 def _fit_and_judge(

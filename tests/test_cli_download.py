@@ -139,7 +139,8 @@ def test_a_corpus_without_addresses_is_named(run, tmp_path):
     assert (code, "chocolate holds no addresses" in out) == (2, True)
 
 
-def test_ctrl_c_leaves_what_the_next_run_goes_on_from(server, bench):
+@pytest.mark.parametrize("before", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]])  # as `nohup ... &` starts it
+def test_ctrl_c_leaves_what_the_next_run_goes_on_from(server, bench, before):
     def slowly(handler):
         server.ending.wait(0.05)
         send(handler, picture())
@@ -147,7 +148,7 @@ def test_ctrl_c_leaves_what_the_next_run_goes_on_from(server, bench):
     server.pages.update({f"/{number}.png": slowly for number in range(40)})
     folder = bench(*(server.url(f"/{number}.png") for number in range(40)))
     command = [sys.executable, "-c", SCRIPT, "data", "download", folder, "--connections", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(server.asked) < 6:
         assert process.poll() is None
         server.ending.wait(0.01)

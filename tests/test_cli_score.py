@@ -510,12 +510,15 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(detector, 
     assert [item["line"] for item in records(killed.parent / "scored.rejected.jsonl")] == [6, 402, 703]
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_continue(detector, tmp_path):
+@pytest.mark.parametrize("before", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]])  # as `nohup ... &` starts it
+def test_ctrl_c_is_one_line_that_says_how_to_continue(detector, tmp_path, before):
     captions = write_captions(tmp_path / "captions.jsonl", 12 * stream.BLOCK, per_image=100)
     output = tmp_path / "scored.jsonl"
     code = "from halspan.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments_of(detector, captions, output)], stderr=subprocess.PIPE, text=True
+        [*before, sys.executable, "-c", code, *arguments_of(detector, captions, output)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert wait_for_blocks(output, 1, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)

@@ -149,3 +149,14 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "error: data.path: 'nowhere.jsonl' does not exist" in done.stderr
+
+
+def test_a_run_that_another_process_writes_to_is_not_judged(monkeypatch, capsys, place):
+    code = "import sys, pathlib; from halspan.training.rundir import RunDirectory as R\n"
+    code += "with R(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, place]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert evaluate(monkeypatch, f"run={place}") == 2
+        assert f"run_dir: another process is training or judging in {place}; wait" in capsys.readouterr().err
+        holder.kill()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -191,8 +192,6 @@ BAD_CORPORA = {
 
 
 def copy_corpus(corpus: Path, folder: Path) -> Path:
-    import shutil
-
     shutil.copytree(corpus.parent, folder)
     return folder
 
@@ -271,6 +270,64 @@ def test_a_finished_run_leaves_what_it_was_and_what_came_out(finished):
     assert "${" not in (finished / "config.yaml").read_text()
 
 
+def test_the_configuration_says_which_processes_trained_a_run(corpus, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = yaml.safe_load((folder / "config.yaml").read_text())["origin"]
+    assert [set(made) for made in before] == [{"date", "command", "commit", "versions"}]
+    run(*small_overrides(corpus), f"run_dir={folder}", "resume=true", "trainer.max_steps=7")
+    after = yaml.safe_load((folder / "config.yaml").read_text())["origin"]
+    assert (after[:1], len(after)) == (before, 2)
+
+
+def test_there_is_nothing_to_go_on_with_where_no_run_is(monkeypatch, capsys, corpus, tmp_path):
+    status, error = main(monkeypatch, capsys, *small_overrides(corpus), f"run_dir={tmp_path / 'run'}", "resume=true")
+    assert status == 2
+    assert (
+        error == f"error: resume: {tmp_path / 'run'} holds no run to go on with; leave resume=true out to begin one\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["overwrite=true", "resume=true", "overwrite=false"])
+def test_the_configuration_of_something_else_stays(monkeypatch, capsys, corpus, tmp_path, flag):
+    (tmp_path / "config.yaml").write_text("- mine\n")
+    status, error = main(monkeypatch, capsys, *small_overrides(corpus), f"run_dir={tmp_path}", flag)
+    assert status == 2
+    assert "has no run in it, but holds config.yaml, which a run would write over; choose another folder" in error
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.yaml", "- mine\n")]
+
+
+def test_overwriting_leaves_what_others_keep_in_the_folder_of_a_run(monkeypatch, capsys, corpus, tmp_path):
+    foreign = [tmp_path / name for name in ("logs/job.out", "wandb/run-1-x/files", "predictions/mine.jsonl")]
+    for path in foreign:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    arguments = [*small_overrides(corpus), "trainer.max_steps=1", f"run_dir={tmp_path}", "overwrite=true"]
+    for _ in range(2):
+        assert main(monkeypatch, capsys, *arguments)[0] == 0
+    assert [path.read_text() for path in foreign] == ["mine"] * 3
+    assert len(list((tmp_path / "logs").iterdir())) == 2  # the second run begins its curves anew
+
+
+def test_entry_points_let_waiting_threads_sleep_unless_the_user_says_how_they_wait():
+    script = "import os, configure; configure.run_entry(lambda: print(os.environ.get('OMP_WAIT_POLICY')), 'evaluate')"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
+    for given, expected in (
+        ({}, "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "9"}, "None"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=unset | {"PYTHONPATH": path} | given,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"{expected}\n"
+
+
 def test_figures_are_those_of_the_held_out_generator_beside_blind_and_image_blind_ones(finished):
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics) == {*PARTS, "split", "run", "detector", "cost", "blind", "blank", "baselines", "reasons"}
@@ -328,8 +385,6 @@ def test_predictions_are_canonical_captions_with_images_that_resolve(finished):
 
 
 def test_a_finished_run_is_refused_and_both_remedies_work(monkeypatch, capsys, corpus, finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     arguments = [*small_overrides(corpus), f"run_dir={folder}"]
@@ -352,8 +407,6 @@ def test_a_run_resumes_with_the_settings_it_was_started_with(monkeypatch, capsys
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(corpus, finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     run(*small_overrides(corpus), f"run_dir={folder}", "resume=true", "trainer.max_steps=8")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import typer
 
 from halspan.cli import data, judge, score
-from halspan.console import report_error, show_logs
+from halspan.console import answer_ctrl_c, report_error, show_logs
 from halspan.core.errors import ConfigError, HalspanError
+from halspan.core.threads import keep_threads_from_spinning
 
 app = typer.Typer(
     name="halspan",
@@ -24,6 +25,8 @@ app.command()(score.score)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a person can act on becomes one line and exit status 1 (usage: 2)."""
+    answer_ctrl_c()
+    keep_threads_from_spinning()
     show_logs(logging.WARNING, plain=True)
     try:
         app(args=arguments)

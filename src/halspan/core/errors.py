@@ -15,3 +15,7 @@ class ConfigError(HalspanError):
 
 class ModelError(HalspanError):
     """A backbone, an adapter or a detector cannot be built or loaded."""
+
+
+class ResourceError(HalspanError):
+    """The disk or the memory of this machine does not suffice."""

@@ -57,6 +57,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, what was written there takes `path`'s place.
 
     The folder is made if need be. Where the block raises, `path` stays as it was.
+
+    Raises:
+        OSError: the file cannot be written; `filename` is `path` where the system names no file (a full disk).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,6 +69,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

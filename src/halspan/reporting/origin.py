@@ -1,9 +1,14 @@
 """Where a report's figures come from: when and how they were made, of which corpus, and what trained the detector."""
 
+import os
+import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,25 @@ from halspan.data.corpus import Corpus
 from halspan.reporting.figures import look_up
 
 _PROGRAMS = ("train.py", "evaluate.py", "halspan")
+_PACKAGES = ("halspan", "torch", "transformers", "peft", "pytorch-lightning", "bitsandbytes")
+_GIT_SECONDS = 10.0
 _CORPUS = {"file": "file", "reader": "read as", "commit": "commit"}
+
+
+def describe_process() -> dict[str, Any]:
+    """Describe when and by what something is made, for `config.yaml` and `metrics.json`.
+
+    Returns:
+        `date` (UTC, ISO 8601), `command` (null if a launcher started this process), `commit` (of halspan's sources,
+        with "-dirty" where files of it were changed; null where they are not in a git repository of their own) and
+        `versions` of what is installed.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _command_line(sys.argv),
+        "commit": find_commit(Path(__file__).resolve()),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
 
 
 def describe_run(corpus: Corpus | None = None, train: Sequence[Caption] = ()) -> dict[str, Any]:
@@ -24,11 +47,10 @@ def describe_run(corpus: Corpus | None = None, train: Sequence[Caption] = ()) ->
         train: what trained the detector; empty where that is not of this corpus.
 
     Returns:
-        `date` (UTC, ISO 8601), `command` (null if a launcher started this process), and where there is a corpus
-        `corpus` with a digest of its captions, labels and images, `train` (null if it is not of this corpus) and
-        `left_out`, what the reader could not use by reason.
+        What `describe_process` returns, and where there is a corpus `corpus` with a digest of its captions, labels and
+        images, `train` (null if it is not of this corpus) and `left_out`, what the reader could not use by reason.
     """
-    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command_line(sys.argv)}
+    made = describe_process()
     if corpus is None:
         return made
     source = {key: value for key, value in corpus.source.items() if key != "path"}
@@ -52,7 +74,9 @@ def origin_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if date := run.get("date"):
         yield "Date", f"{date[:16].replace('T', ' ')} UTC"
     if command := run.get("command"):
-        yield "Command", command
+        yield "Command", command.replace("$''{", "${")
+    if versions := run.get("versions"):
+        yield "Software", _read_software(versions, run.get("commit"))
     if corpus := run.get("corpus"):
         yield "Corpus", _read_corpus(corpus)
         yield "Trained on", _read_train(run.get("train"))
@@ -64,7 +88,43 @@ def _command_line(arguments: Sequence[str]) -> str | None:
     if program not in _PROGRAMS:
         return None
     start = ["python", program] if program.endswith(".py") else [program]
-    return shlex.join([*start, *arguments[1:]])
+    # for a shell the same, but no reader of configurations takes it for an interpolation
+    return shlex.join([*start, *arguments[1:]]).replace("${", "$''{")
+
+
+def find_commit(file: Path) -> str | None:
+    """Find the commit of the git repository that a file belongs to.
+
+    Returns:
+        It, with "-dirty" where files of the repository were changed; None where the file is in none (such as one of an
+        environment inside somebody's project), or there is no git.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    is_tracked = ("ls-files", "--error-unmatch", file.name)
+    commit = ("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    said = ""
+    for command in (is_tracked, commit):
+        try:
+            done = subprocess.run(
+                ["git", "-C", file.parent, *command],
+                env=clean,
+                capture_output=True,
+                text=True,
+                timeout=_GIT_SECONDS,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        said = done.stdout.strip()
+    return said
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _count(captions: Sequence[Caption]) -> dict[str, Any]:
@@ -74,6 +134,11 @@ def _count(captions: Sequence[Caption]) -> dict[str, Any]:
         "sentences": sum(len(caption.sentences) for caption in captions),
         "generators": sorted({caption.generator for caption in captions}),
     }
+
+
+def _read_software(versions: Mapping[str, str], commit: str | None) -> str:
+    names = [f"{name} {number}" for name, number in versions.items()]
+    return ", ".join([*names, *([f"commit {commit}"] if commit else [])])
 
 
 def _read_corpus(corpus: Mapping[str, Any]) -> str:

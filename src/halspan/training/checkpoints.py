@@ -1,9 +1,10 @@
 """When a checkpoint is written, and how: whole or not at all."""
 
+import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 from zipfile import ZipFile
 
 import pytorch_lightning as pl
@@ -14,7 +15,10 @@ from typing_extensions import override
 
 from halspan.core.errors import ModelError
 from halspan.core.files import open_regular, replacing
+from halspan.training.interruption import Signals
 from halspan.training.rundir import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -50,25 +54,38 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`."""
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            OSError: the file cannot be written, such as for want of disk.
+        """
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, about positions in the file, hides why
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 class Checkpoints(pl.Callback):
-    """Ends training after its last step, and keeps `last.ckpt` and `best.ckpt`.
+    """Ends training after its last step, or after one in which a signal came, and keeps `last.ckpt` and `best.ckpt`.
 
     A step that is followed by a validation is saved after it, so that a resumed run never skips or repeats one.
 
     Args:
         run: where the checkpoints go.
+        signals: what may ask the process to end.
         every_steps: optimiser steps between two `last.ckpt`.
         val_every_steps: optimiser steps between two validations.
         total_steps: optimiser steps of the whole run.
     """
 
-    def __init__(self, run: RunDirectory, *, every_steps: int, val_every_steps: int, total_steps: int) -> None:
+    def __init__(
+        self, run: RunDirectory, *, signals: Signals, every_steps: int, val_every_steps: int, total_steps: int
+    ) -> None:
         self._run = run
+        self._signals = signals
         self._every_steps = every_steps
         self._val_every_steps = val_every_steps
         self._total_steps = total_steps
@@ -83,15 +100,24 @@ class Checkpoints(pl.Callback):
         self._best_loss = state_dict["best_loss"]
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let a signal wait for the end of a step; Lightning has put a handler of SIGTERM in the place of ours."""
+        self._signals.wait()
+
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after the last step; save a step that no validation follows, when it is time."""
+        """Stop after the last step; save a step that no validation follows, when it is time or a signal came."""
         step = trainer.global_step
         if step >= self._total_steps:
             trainer.should_stop = True  # Lightning validates once more before it stops
-        elif step % self._every_steps == 0 and step % self._val_every_steps != 0:
-            trainer.save_checkpoint(self._run.last, weights_only=False)
+        elif step % self._val_every_steps != 0:
+            must_end = self._must_end(trainer)
+            if must_end or step % self._every_steps == 0:
+                trainer.save_checkpoint(self._run.last, weights_only=False)
+            if must_end:
+                self._end(step)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -101,3 +127,14 @@ class Checkpoints(pl.Callback):
             self._best_loss = loss
             trainer.save_checkpoint(self._run.best, weights_only=False)
         trainer.save_checkpoint(self._run.last, weights_only=False)
+        if trainer.global_step < self._total_steps and self._must_end(trainer):
+            self._end(trainer.global_step)
+
+    def _end(self, step: int) -> NoReturn:
+        logger.info("last.ckpt has optimiser step %d of %d", step, self._total_steps)
+        self._signals.end()
+
+    def _must_end(self, trainer: pl.Trainer) -> bool:
+        """Say whether a signal came, to any of the processes that train together: they end after the same step."""
+        came = self._signals.number is not None
+        return trainer.strategy.reduce_boolean_decision(came, all=False) if trainer.world_size > 1 else came

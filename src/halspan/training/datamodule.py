@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from halspan.core.captions import Sentence
 from halspan.data.rows import Row, batches
 from halspan.models.batch import Batch
+from halspan.training.interruption import leave_signals_to_parent
 from halspan.training.spec import TrainerSpec
 
 Encode = Callable[[Sequence[Row]], Batch]
@@ -83,6 +84,7 @@ class RowData(pl.LightningDataModule):
             sampler=indices,
             batch_size=None,  # an index is the list of rows of a whole step
             num_workers=self._spec.workers,
+            worker_init_fn=leave_signals_to_parent,
             pin_memory=self._spec.accelerator == "gpu",
             generator=torch.Generator(),  # a loader draws a seed when it starts: not from the run's own randomness
         )

@@ -3,12 +3,16 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -21,6 +25,7 @@ from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import Encode, RowData
+from halspan.training.interruption import Signals
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.rundir import RunDirectory
 from halspan.training.spec import OptimizerSpec, TrainerSpec
@@ -82,6 +87,8 @@ def fit(
         ConfigError: more steps were taken already than are asked for.
         ModelError: `last.ckpt` belongs to another detector, the loss is not a number any more, or training ended
             before its last step.
+        OSError: a checkpoint cannot be written.
+        Interrupted: a signal asked the process to end, and `last.ckpt` has the step that it was in.
     """
     if not train or not val:
         raise DataError(
@@ -98,11 +105,11 @@ def fit(
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
-        lightning = _build_trainer(trainer, run, curves, n_rows=len(train))
-        with warnings.catch_warnings():
+        with _signals_raised() as signals, warnings.catch_warnings():
             # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
+            lightning = _build_trainer(trainer, run, curves, signals, n_rows=len(train))
             lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
         if lightning.global_step != total_steps:
             raise ModelError(
@@ -110,6 +117,19 @@ def fit(
                 "it to; resume=true goes on from last.ckpt"
             )
     load_trained(detector, run.best)
+
+
+@contextmanager
+def _signals_raised() -> Iterator[Signals]:
+    """Take signals while Lightning trains, and raise what came; Lightning itself would exit with status 1 or 0."""
+    with Signals() as signals:
+        try:
+            yield signals
+        except SystemExit:
+            if signals.number is None:
+                raise
+        if signals.number is not None:
+            signals.end()
 
 
 class StepBar(RichProgressBar):
@@ -182,11 +202,17 @@ def check_length(run: RunDirectory, spec: TrainerSpec, *, n_rows: int) -> None:
         )
 
 
-def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_rows: int) -> pl.Trainer:
+def _build_trainer(
+    spec: TrainerSpec, run: RunDirectory, curves: Logger, signals: Signals, *, n_rows: int
+) -> pl.Trainer:
     val_every_steps = spec.val_every_steps or spec.steps_per_epoch(n_rows)
     total_steps = spec.total_steps(n_rows)
     checkpoints = Checkpoints(
-        run, every_steps=spec.save_every_steps, val_every_steps=val_every_steps, total_steps=total_steps
+        run,
+        signals=signals,
+        every_steps=spec.save_every_steps,
+        val_every_steps=val_every_steps,
+        total_steps=total_steps,
     )
     return pl.Trainer(
         accelerator=spec.accelerator,
@@ -201,9 +227,15 @@ def _build_trainer(spec: TrainerSpec, run: RunDirectory, curves: Logger, *, n_ro
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
         callbacks=[checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
+
+
+def _quiet_slurm() -> list[ClusterEnvironment]:
+    """Keep Lightning from answering SLURM's signals with a checkpoint of its own and from putting the job back."""
+    is_chosen = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if is_chosen else []
