@@ -14,7 +14,6 @@ from halspan.core.files import read_bytes
 MOST_BYTES = 2**20  # a hundred times what a run writes
 MOST_DEPTH = 32  # of mappings and lists in each other
 INTERPOLATION = "${"
-ORIGIN = "origin"  # tells by which commands the run was made, as they were typed; it sets nothing
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -31,8 +30,7 @@ def read_settings(file: Path) -> dict[str, Any]:
         text = read_bytes(file, MOST_BYTES).decode()
         _check_events(text)
         settings = yaml.load(text, _Loader)
-        if isinstance(settings, dict):
-            check_values({key: value for key, value in settings.items() if key != ORIGIN})
+        check_values(settings)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); restore it") from None
     except (ValueError, yaml.YAMLError, RecursionError, ConfigError) as error:
