@@ -3,9 +3,12 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from small_runs import ROOT, figures, run, small_overrides, write_corpus
+
+from halspan.data.jsonl import JsonLines
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +103,15 @@ def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
 def test_what_is_wrong_is_one_line(monkeypatch, capsys, arguments, message):
     assert evaluate(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_the_name_of_a_corpus_leads_nowhere(corpus, tmp_path):
+    from types import SimpleNamespace
+
+    from omegaconf import OmegaConf
+
+    import evaluate
+
+    other = replace(JsonLines(path=corpus).load(), name="..")
+    run = SimpleNamespace(place=SimpleNamespace(path=tmp_path / "run"))
+    assert evaluate._folder([run], other, OmegaConf.create({"to": None})) == tmp_path / "run/evaluations/corpus"
