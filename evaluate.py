@@ -185,6 +185,30 @@ def _check_draws_nothing(own: "RunSpec") -> None:
         )
 
 
+def read_figures(file: Path) -> dict[str, Any]:
+    """Read what `metrics.json` holds, and make sure that it can be shown.
+
+    Raises:
+        ConfigError: it is not what a run writes.
+    """
+    from halspan.inference.card import headline
+    from halspan.reporting.headline import read_notes
+    from halspan.reporting.sweeps import main_figures
+    from halspan.reporting.tables import metrics_table
+    from halspan.training.saved_run import read_record
+
+    metrics = read_record(file)
+    try:
+        for show in (metrics_table, read_notes, main_figures, headline):
+            show(metrics)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: is not what a run writes ({type(error).__name__}: {' '.join(str(error).split())[:100]}); restore "
+            "it, or judge the run again (evaluate.py)"
+        ) from None
+    return metrics
+
+
 def judge_runs(runs: Sequence[FinishedRun], config: DictConfig, baselines: Baselines) -> None:
     """Score what runs were judged on once more, or another corpus; several runs as one detector."""
     first = runs[0]

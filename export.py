@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 import configure
 import judge
 import usage
-from evaluate import FinishedRun
+from evaluate import FinishedRun, read_figures
 from halspan.core.errors import ConfigError, HalspanError, ModelError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _write(run: FinishedRun, folder: Path, config: DictConfig) -> dict[str, Any]
     from halspan.inference.verify import ADAPTERS_WITHIN, MERGED_WITHIN, compare_with_folder, score_each
     from halspan.models.record import DetectorRecord
 
-    metrics = judge.read_figures(run.place.metrics) if run.place.metrics.exists() else {}
+    metrics = read_figures(run.place.metrics) if run.place.metrics.exists() else {}
     detector, spec = _load(run, config)
     with TemporaryDirectory() as temporary:
         samples = _choose_samples(run, config, Path(temporary))

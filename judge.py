@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baselines import Baselines, Ground, judge_beside, read_back
-from halspan.core.errors import ConfigError
 from halspan.core.files import write_json
 
 if TYPE_CHECKING:
@@ -240,30 +239,6 @@ def leave_figures(metrics: Mapping[str, Any], parts: Mapping[str, "Sequence[Pred
         parts=parts,
         read_image=lambda path: load_image(Path(path)),
     )
-
-
-def read_figures(file: Path) -> dict[str, Any]:
-    """Read what `metrics.json` holds, and make sure that it can be shown.
-
-    Raises:
-        ConfigError: it is not what a run writes.
-    """
-    from halspan.inference.card import headline
-    from halspan.reporting.headline import read_notes
-    from halspan.reporting.sweeps import main_figures
-    from halspan.reporting.tables import metrics_table
-    from halspan.training.saved_run import read_record
-
-    metrics = read_record(file)
-    try:
-        for show in (metrics_table, read_notes, main_figures, headline):
-            show(metrics)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{file}: is not what a run writes ({type(error).__name__}: {' '.join(str(error).split())[:100]}); restore "
-            "it, or judge the run again (evaluate.py)"
-        ) from None
-    return metrics
 
 
 def show_figures(metrics: Mapping[str, Any], folder: Path) -> None:

@@ -17,6 +17,7 @@ import judge
 import sweep
 import usage
 from baselines import IMAGE_BLIND
+from evaluate import read_figures
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.core.files import write_json, write_text
 from halspan.core.settings import check_values, read_settings
@@ -375,7 +376,7 @@ def _figures_so_far(place: "RunDirectory", settings: dict[str, Any]) -> dict[str
         return {}
     if read_settings(place.config).get("trainer") != settings["trainer"]:
         return {}
-    return judge.read_figures(place.metrics)
+    return read_figures(place.metrics)
 
 
 def start() -> None:

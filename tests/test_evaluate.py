@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from small_runs import ROOT, figures, run, small_overrides, write_corpus
+
+from halspan.data.jsonl import JsonLines
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +163,15 @@ def test_a_run_that_another_process_writes_to_is_not_judged(monkeypatch, capsys,
         assert evaluate(monkeypatch, f"run={place}") == 2
         assert f"run_dir: another process is training or judging in {place}; wait" in capsys.readouterr().err
         holder.kill()
+
+
+def test_the_name_of_a_corpus_leads_nowhere(corpus, tmp_path):
+    from types import SimpleNamespace
+
+    from omegaconf import OmegaConf
+
+    import evaluate
+
+    other = replace(JsonLines(path=corpus).load(), name="..")
+    run = SimpleNamespace(place=SimpleNamespace(path=tmp_path / "run"))
+    assert evaluate._folder([run], other, OmegaConf.create({"to": None})) == tmp_path / "run/evaluations/corpus"

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ import yaml
 from small_runs import ROOT, run, small_overrides, write_corpus
 
 from halspan.core.errors import ModelError
-from halspan.data.jsonl import JsonLines
 from halspan.inference.pretrained import Detector
 from halspan.models.shards import fingerprint
 
@@ -154,7 +152,7 @@ RUNS = {
         ["model.image.size.0._target_: 'os.getcwd' is not possible"],
     ),
     "a spec of another key": (
-        edit_config(lambda c, _: c.update(data=dict(c["split"]))),
+        edit_config(lambda c, _: c.update(data={"_target_": c["split"]["_target_"]})),
         ["data._target_: 'halspan.data.split.Split' is not possible", TARGET],
     ),
     "an instruction to hydra": (
@@ -290,36 +288,6 @@ def test_a_command_line_names_the_specs_of_its_keys_alone(tmp_path, capfd, argum
     status, error = call(capfd, "train", "data=jsonl", "data.path=x", f"run_dir={tmp_path / 'run'}", argument)
     assert (status, error.count("\n")) == (2, 1)
     assert error.startswith(f"error: {COMMAND_LINES[argument]}")
-
-
-def test_a_link_that_waits_for_a_temporary_file_is_not_written_through(outside, tmp_path):
-    from halspan.core.files import write_text
-
-    (tmp_path / f".metrics.json.{os.getpid()}.tmp").symlink_to(outside / PRECIOUS)
-    write_text(tmp_path / "metrics.json", "{}")
-    assert (tmp_path / "metrics.json").read_text() == "{}"
-
-
-def test_the_name_of_a_corpus_leads_nowhere(corpus, tmp_path):
-    from types import SimpleNamespace
-
-    from omegaconf import OmegaConf
-
-    import evaluate
-
-    other = replace(JsonLines(path=corpus).load(), name="..")
-    run = SimpleNamespace(place=SimpleNamespace(path=tmp_path / "run"))
-    assert evaluate._folder([run], other, OmegaConf.create({"to": None})) == tmp_path / "run/evaluations/corpus"
-
-
-def test_an_id_of_wandb_is_a_plain_name(tmp_path):
-    from halspan.core.errors import ConfigError
-    from halspan.training.loggers import _wandb_id
-    from halspan.training.rundir import RunDirectory
-
-    (tmp_path / "wandb_id.txt").write_text("../../victim")
-    with pytest.raises(ConfigError, match="is not the id of a wandb run"):
-        _wandb_id(RunDirectory(tmp_path))
 
 
 @pytest.fixture(scope="module")

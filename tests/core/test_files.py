@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from halspan.core.files import open_regular, replacing, write_json
+from halspan.core.files import open_regular, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_only_when_all_of_it_was_written(tmp_path):
@@ -58,3 +58,11 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path):
         with pytest.raises(OSError, match=problem) as error:
             open_regular(tmp_path / name)
         assert error.value.strerror == problem
+
+
+def test_a_link_that_waits_for_a_temporary_file_is_not_written_through(tmp_path):
+    (tmp_path / "precious.txt").write_text("keep")
+    (tmp_path / f".metrics.json.{os.getpid()}.tmp").symlink_to(tmp_path / "precious.txt")
+    write_text(tmp_path / "metrics.json", "{}")
+    assert (tmp_path / "metrics.json").read_text() == "{}"
+    assert (tmp_path / "precious.txt").read_text() == "keep"

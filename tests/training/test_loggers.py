@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from halspan.core.errors import ConfigError
-from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.loggers import _wandb_id, build_logger, finish_logger
 from halspan.training.rundir import RunDirectory
 from halspan.training.spec import CsvLoggerSpec, WandbLoggerSpec
 
@@ -54,7 +54,7 @@ def test_wandb_without_an_account_names_the_remedy(run, monkeypatch):
 def test_wandb_warns_of_nothing_that_halspan_does_and_prints_names_as_text(tmp_path):
     session = f"""
 from pathlib import Path
-from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.loggers import _wandb_id, build_logger, finish_logger
 from halspan.training.rundir import RunDirectory
 from halspan.training.spec import WandbLoggerSpec
 spec = WandbLoggerSpec(project="tests", entity=None, mode="offline", tags=[])
@@ -75,3 +75,9 @@ def test_each_run_directory_has_its_own_wandb_run(run, tmp_path):
     assert first.id != second.id
     (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"test_heldout.sentence.auroc.macro" in log.read_bytes()
+
+
+def test_an_id_of_wandb_is_a_plain_name(tmp_path):
+    (tmp_path / "wandb_id.txt").write_text("../../victim")
+    with pytest.raises(ConfigError, match="is not the id of a wandb run"):
+        _wandb_id(RunDirectory(tmp_path))
