@@ -6,7 +6,7 @@ export HF_DATASETS_OFFLINE = 1
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all check backbone bench
+.PHONY: help install quickstart test test-all check docs backbone bench
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ check: install  ## Lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install  ## Build the site into build/docs; a warning or a broken link inside it is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -q -b html docs build/docs
 
 backbone: install  ## Pre-train the shapes backbone again (about twenty minutes on one core)
 	$(BIN)/python experiments/shapes_backbone/pretrain.py

@@ -56,7 +56,7 @@ def report() -> list[str]:
     """Write a checkpoint and load it each way."""
     import torch
 
-    from halspan.models.synthetic import save_random_llama4
+    from halspan.models.backbones.synthetic import save_random_llama4
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -92,9 +92,9 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     """Load one way and use every weight once; give bytes of weights, bytes at the peak, seconds."""
     import torch
 
-    from halspan.models.families import FAMILIES
-    from halspan.models.inventory import measure as measure_weights
-    from halspan.models.tiny import save_tiny_llama4
+    from halspan.models.backbones.families import FAMILIES
+    from halspan.models.backbones.tiny import save_tiny_llama4
+    from halspan.models.plan.inventory import measure as measure_weights
 
     torch.set_num_threads(1)
     load = {"halspan": load_quantised, "transformers": load_as_transformers}[way]
@@ -114,8 +114,8 @@ def measure(way: str, folder: Path) -> dict[str, float]:
 
 def load_quantised(folder: Path) -> object:
     """Load as halspan does."""
-    from halspan.models.backbone import load_backbone
-    from halspan.models.spec import ModelSpec
+    from halspan.models.backbones.loading import load_backbone
+    from halspan.models.model_spec import ModelSpec
 
     spec = ModelSpec(
         backbone=str(folder),

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,13 @@ def machine() -> str:
 
 def write_section(heading: str, lines: Sequence[str]) -> None:
     """Put a section in the place of the one of its heading, or at the end, and print it."""
-    section = "\n".join([heading, "", *lines, ""])
+    section = "\n".join([heading, "", *map(_wrap, lines), ""])
     before = RESULTS.read_text(encoding="utf-8")
     kept = re.sub(rf"\n*{heading}\n.*?(?=\n## |\Z)", "", before, flags=re.DOTALL).rstrip()
     RESULTS.write_text(f"{kept}\n\n{section}", encoding="utf-8")
     print(section)
+
+
+def _wrap(line: str) -> str:
+    """Wrap prose as the documents are; rows of tables stay whole."""
+    return line if line.startswith("|") else textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)

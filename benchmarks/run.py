@@ -118,7 +118,7 @@ def build() -> tuple:
     from halspan.data.images import load_image
     from halspan.data.shapes import Shapes
     from halspan.models.detector import build_detector
-    from halspan.models.spec import LoraSpec, ModelSpec
+    from halspan.models.model_spec import LoraSpec, ModelSpec
 
     spec = ModelSpec(
         backbone="checkpoints/shapes_backbone",

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from halspan.cli import data, judge, main, score
-from halspan.data.jsonl import JsonLines
+from halspan.data.readers.jsonl import JsonLines
 
 
 @pytest.fixture
@@ -57,10 +57,37 @@ def test_help_is_there_for_each_command(run, arguments):
 
 
 def test_help_imports_nothing_heavy():
-    heavy = {"torch", "transformers", "PIL", "numpy", "pydantic", "huggingface_hub"}
+    heavy = {"torch", "transformers", "PIL", "numpy", "pydantic", "huggingface_hub", "hydra", "omegaconf"}
     script = "import sys, halspan.cli; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not heavy & set(modules)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_the_application_is_listed_and_reads_its_own_command_line(run, monkeypatch, name):
+    monkeypatch.setattr(sys, "argv", ["halspan"])
+    assert re.search(rf"^\W+{name}  +\S", run("--help")[1], re.MULTILINE)
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"python {name}.py" in out  # hydra's help, not typer's
+    code, _, error = run(name, "nonsense=1", "-m" if name == "train" else "run=x")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: nonsense: unknown key")
+
+
+def test_what_starts_the_process_again_is_a_file_of_python(run, monkeypatch):
+    """Lightning starts the other processes of a run as `python sys.argv[0] ...`."""
+    monkeypatch.setattr(sys, "argv", ["halspan"])
+    run("train", "--cfg", "job", "seed=7")
+    again = subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True, check=True)
+    assert "\nseed: 7\n" in again.stdout
+
+
+def test_without_the_extra_the_application_says_what_to_install():
+    script = "import sys; sys.modules['hydra'] = None; from halspan.cli import main; main(['train', 'seed=1'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: halspan train needs hydra, which is not installed: pip install 'halspan[train]'\n"
 
 
 def test_check_of_a_sound_corpus_says_so(run, alignbench):
@@ -242,7 +269,7 @@ def test_markup_in_a_message_is_shown_as_it_is(run, alignbench):
 def test_a_format_without_a_hub_needs_a_path(run):
     code, _, err = run("data", "stats", "--format", "chocolate")
     assert code == 2
-    assert "error: PATH: missing; chocolate comes from no hub" in err
+    assert "error: PATH: missing; chocolate is not on a hub" in err
 
 
 def test_without_a_path_alignbench_comes_from_the_hub(run, tmp_path, monkeypatch):

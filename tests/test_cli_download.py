@@ -10,14 +10,14 @@ import pytest
 from misbehaving_server import picture, send, serving
 
 from halspan.cli import main
-from halspan.data import download
-from halspan.data.alignbench import AlignBench
+from halspan.data.download import fetch as download
+from halspan.data.readers.alignbench import AlignBench
 
 SCRIPT = """
 import sys
 from functools import partial
 from halspan.cli import main
-from halspan.data import download
+from halspan.data.download import fetch as download
 download.Downloader = partial(download.Downloader, allow_loopback=True, back_off_seconds=0.01)
 main(sys.argv[1:])
 """
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_what_the_next_run_goes_on_from(server, bench, before):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, "Traceback" in err) == (130, False)
-    assert "Interrupted; the same command goes on from here." in out
+    assert "Interrupted; the same command continues from here." in out
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "40 of 40 images" in again.stdout
     assert sum(server.asked.values()) <= 42  # two were under way

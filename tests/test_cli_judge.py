@@ -80,6 +80,13 @@ def test_results_go_beside_the_file_unless_told_otherwise(run, scored):
     assert (scored.parent / "scored/metrics.json").is_file()
 
 
+def test_the_file_that_marks_a_finished_run_is_written_after_the_report(run, scored):
+    report = scored.with_suffix("") / "report.html"
+    report.mkdir(parents=True)  # what ends a run here leaves it without figures, and resume=true judges it again
+    assert run("judge", scored)[2].startswith(f"error: --to: {scored.with_suffix('')} cannot be written (")
+    assert not (report.parent / "metrics.json").exists()
+
+
 def test_what_only_the_truth_or_only_the_predictions_have_is_counted(run, scored, tmp_path, caplog):
     truth = write(tmp_path / "truth/captions.jsonl", truth_of([record(number) for number in range(4, 20)]))
     assert run("judge", scored, "--truth", truth, "--to", tmp_path / "judged")[0] == 0
@@ -139,6 +146,8 @@ def test_the_truth_needs_no_images(run, scored, tmp_path, caplog):
         (["compare", "{scored}", "nowhere.jsonl"], "error: nowhere.jsonl: does not exist; give a run's folder"),
         (["judge", "nowhere.jsonl"], "error: nowhere.jsonl: cannot be read (No such file or directory)"),
         (["judge", "{scored}", "--truth", "nowhere"], "error: data.path: 'nowhere' does not exist"),
+        (["judge", "{scored}", "--to", "{scored}/to"], "cannot be written (Not a directory); choose another place"),
+        (["compare", "{scored}", "{scored}", "--json", "{scored}/a.json"], "a.json cannot be written (File exists)"),
     ],
 )
 def test_what_is_wrong_is_one_line(run, scored, arguments, message):

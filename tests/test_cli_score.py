@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from halspan.cli import main, score
-from halspan.data import stream
-from halspan.data.predictions import read_predictions
-from halspan.data.resumable import Paths, ResumableOutput
-from halspan.inference.pretrained import BATCH_TOKENS, About, Detector
+from halspan.data.streams import records as stream
+from halspan.data.streams.predictions import read_predictions
+from halspan.data.streams.resumable import Paths, ResumableOutput
+from halspan.inference.detector import BATCH_TOKENS, About, Detector
 from halspan.inference.tuning import Tuned
 from halspan.models.detector import build_detector
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec, ModelSpec
 
 COLOURS = ("red", "green", "blue", "white")
 BAD = "no record\n"
@@ -299,7 +299,7 @@ def test_a_reader_of_standard_output_that_ends_is_one_line(detector, tmp_path):
         process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read()
-    assert err.splitlines()[-1].startswith("error: standard output: whatever reads it has ended")
+    assert err.splitlines()[-1].startswith("error: standard output: the reading program has ended")
     assert "Traceback" not in err
     assert process.returncode == 1
 
@@ -423,7 +423,7 @@ def test_a_detector_that_is_not_there_leaves_nothing_behind(run, captions, tmp_p
     with pytest.raises(SystemExit) as exit_:
         main(arguments_of("nowhere", captions, run.output))
     assert exit_.value.code == 1
-    assert "detector: 'nowhere' is no folder" in capsys.readouterr().err
+    assert "detector: 'nowhere' is not a folder" in capsys.readouterr().err
     assert not run.output.parent.exists()
 
 
@@ -464,7 +464,7 @@ def test_the_tokens_of_a_pass_are_the_detector_s_own_unless_told_otherwise():
 def spawn():
     """Start `halspan` in processes that need not import torch each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["halspan.inference.pretrained", "halspan.cli.score"])
+    context.set_forkserver_preload(["halspan.inference.detector", "halspan.cli.score"])
 
     def spawn(arguments):
         process = context.Process(target=main, args=(arguments,))

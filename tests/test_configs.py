@@ -12,8 +12,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from small_runs import ROOT, configuration
 
+from halspan.app.configuration import configure
+
 CONF = ROOT / "conf"
-FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("[!_]*.yaml"))
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 MUST_BE_THERE = {
     "config",
@@ -62,7 +64,7 @@ def test_the_baselines_of_evaluate_are_what_its_keys_say():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("evaluate", overrides=["model=llama4_tiny"])
     found = {node["_target_"].rsplit(".", 1)[1]: node for node in nodes(config)}
-    assert set(found) == {"DualEncoderSpec", "ZeroShotSpec", "ModelSpec"} | {"LoraSpec"} & set(found)
+    assert set(found) == {"DualEncoderSpec", "ZeroShotSpec", "ModelSpec", "JudgeSpec"} | {"LoraSpec"} & set(found)
     for node in found.values():
         signature = inspect.signature(get_class(node["_target_"]))
         assert set(signature.parameters) == {key for key in node if key != "_target_"}
@@ -75,7 +77,7 @@ def test_the_files_are_found():
 @pytest.mark.parametrize("name", [name for name in FILES if name not in ("evaluate", "export")])
 def test_every_target_takes_the_keys_of_its_node(name):
     found = list(nodes(compose_with(name)))
-    assert len(found) >= 7  # the run, data, model, split, trainer, logger, optimizer, loss
+    assert len(found) >= 8  # the run, data, model, split, trainer, logger, optimizer, loss, judge
     for node in found:
         target = get_class(node["_target_"])
         assert is_dataclass(target)
@@ -92,7 +94,6 @@ def test_every_key_of_a_target_can_be_set_without_a_plus_sign(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_a_valid_run_with_any_model_and_trainer(name):
-    import configure
 
     experiment = f"experiment={name.split('/')[1]}"
     for group in ("model", "trainer"):

@@ -14,7 +14,7 @@ from halspan.console import (
     track,
     without_other_bars,
 )
-from halspan.core.printable import printable
+from halspan.core.text.printable import printable
 
 NAMES = ("gpt\x1b[31m\x9b2J4", "a\u202eb\u2066c", "[red]bold[/red] :smile:", "line\nINFO all is well\r", "\ud800")
 SHOWN = (

@@ -1,16 +1,18 @@
 """Judging a finished run again."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from small_runs import ROOT, figures, run, small_overrides, write_corpus
+from small_runs import ROOT, figures, run, small_overrides
 
-from halspan.data.jsonl import JsonLines
+from halspan.app import evaluate as evaluate_app
+from halspan.app.entry import run_entry
+from halspan.data.readers.jsonl import JsonLines
+from halspan.testing.small_corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,11 @@ def place(finished, tmp_path):
 
 
 def evaluate(monkeypatch, *arguments):
-    import configure
-    import evaluate
 
     monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *arguments])
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
     with pytest.raises(SystemExit) as exit_:
-        configure.run_entry(evaluate.main, "evaluate")
+        run_entry(evaluate_app.main, "evaluate")
     return exit_.value.code
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_has_not_finished_is_refused(monkeypatch, capsys, place):
         (["run=nowhere"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
         (
             ["run=nowhere", "part=val"],
-            "error: part: unknown key; possible: baselines, clipscore, data, run, seed, to, zero_shot",
+            "error: part: unknown key; possible: baselines, clipscore, data, judge, run, seed, to, zero_shot",
         ),
     ],
 )
@@ -142,14 +142,14 @@ def test_what_is_wrong_with_data_is_said_before_torch_is_imported(place):
     script = f"""
 import sys
 sys.argv = ["{ROOT / "evaluate.py"}", "run={place}", "data.path=nowhere.jsonl"]
-import configure, evaluate
+from halspan.app import evaluate as evaluate_app
+from halspan.app.entry import run_entry
 try:
-    configure.run_entry(evaluate.main, "evaluate")
+    run_entry(evaluate_app.main, "evaluate")
 finally:
     print(sorted({{"torch", "pytorch_lightning"}} & set(sys.modules)))
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "error: data.path: 'nowhere.jsonl' does not exist" in done.stderr
 
@@ -170,8 +170,6 @@ def test_the_name_of_a_corpus_leads_nowhere(corpus, tmp_path):
 
     from omegaconf import OmegaConf
 
-    import evaluate
-
     other = replace(JsonLines(path=corpus).load(), name="..")
     run = SimpleNamespace(place=SimpleNamespace(path=tmp_path / "run"))
-    assert evaluate._folder([run], other, OmegaConf.create({"to": None})) == tmp_path / "run/evaluations/corpus"
+    assert evaluate_app._folder([run], other, OmegaConf.create({"to": None})) == tmp_path / "run/evaluations/corpus"

@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from small_runs import ROOT, run, small_overrides, write_corpus
+from pydantic import TypeAdapter
+from small_runs import ROOT, run, small_overrides
 
+from halspan.app import export as export_app
+from halspan.app import exporting
+from halspan.app.configuration.settings import read_settings
+from halspan.app.entry import run_entry
+from halspan.cli import main as console_command
 from halspan.core.captions import Caption
 from halspan.core.errors import ModelError
 from halspan.data.images import load_image
-from halspan.data.jsonl import write_jsonl
-from halspan.inference.pretrained import Detector
-from halspan.inference.verify import _arrays, _compare, score_each
+from halspan.data.readers.jsonl import write_jsonl
+from halspan.inference.comparison import _arrays, _compare, score_each
+from halspan.inference.detector import Detector
+from halspan.models.folder.record import DetectorRecord, ScoringRecord
+from halspan.testing.small_corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +42,20 @@ def place(finished, tmp_path):
 
 def export(*arguments):
     """Do what the command line does; give the exit status."""
-    import configure
-    import export
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "export.py"), *arguments])
         patch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
         with pytest.raises(SystemExit) as exit_:
-            configure.run_entry(export.main, "export")
+            run_entry(export_app.main, "export")
     return exit_.value.code
+
+
+def halspan(*arguments):
+    """Do what the console command does."""
+    with pytest.raises(SystemExit) as exit_:
+        console_command([str(argument) for argument in arguments])
+    assert not exit_.value.code
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +97,45 @@ def test_it_says_what_the_run_said(finished, exported):
         ranges = [(sentence["start"], sentence["end"]) for sentence in record["sentences"]]
         sentences = detector.predict(record["image"], record["text"], sentences=ranges).sentences
         for sentence, then in zip(sentences, record["sentences"], strict=True):
-            assert sentence.p_incorrect == pytest.approx(then["p_incorrect"], abs=0.02)  # the run computed in bfloat16
+            assert sentence.p_incorrect == pytest.approx(then["p_incorrect"], abs=1e-5)  # unscored: None, which is that
+
+
+def leaves(tree, *keys):
+    """Give every figure below a key, by its path."""
+    if not isinstance(tree, dict | list):
+        return {keys: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {path: value for key, below in items for path, value in leaves(below, *keys, key).items()}
+
+
+def test_scoring_with_the_export_and_judging_that_gives_the_figures_of_the_run(finished, exported, tmp_path):
+    """The run was trained with bf16-mixed, and is judged in float32, as the export is."""
+    assert read_settings(finished / "config.yaml")["trainer"]["precision"] == "bf16-mixed"
+    said = finished / "predictions" / "test_heldout.jsonl"
+    records = [Caption.from_record(record).to_record() for record in predictions(finished)]
+    records = [record | {"image": str(said.parent / record["image"])} for record in records]
+    captions, scored = tmp_path / "captions.jsonl", tmp_path / "scored.jsonl"
+    write_jsonl(captions, records)
+    halspan("score", "-d", exported, "-i", captions, "-o", scored, "--device", "cpu")
+    halspan("judge", scored, "--to", tmp_path)
+    judged = leaves(json.loads((tmp_path / "metrics.json").read_text())["all"])
+    of_run = leaves(json.loads((finished / "metrics.json").read_text())["test_heldout"])
+    assert len(judged) > 50
+    assert set(of_run) - set(judged) == {path for path in of_run if path[0] in ("token", "without_train_texts")} | {
+        ("n", name) for name in ("left_out", "captions_in_train", "sentences_in_train")
+    }
+    for path, value in judged.items():
+        expected = of_run[path] if value is None or isinstance(value, str) else pytest.approx(of_run[path], abs=1e-6)
+        assert value == expected, path
+
+
+def test_the_detector_says_what_its_figures_were_measured_with(exported):
+    record = json.loads((exported / "detector.json").read_text())
+    assert record["scoring"] == {"dtype": "float32", "window": "overlapping"}
+    assert Detector.from_pretrained(exported, device="cpu").about.scoring == ScoringRecord(**record["scoring"])
+    assert "- Judged in float32" in (exported / "README.md").read_text()
+    del record["scoring"]  # as earlier versions wrote it
+    assert TypeAdapter(DetectorRecord).validate_json(json.dumps(record)).scoring is None
 
 
 def test_the_card_has_the_figures_of_the_run(finished, exported):
@@ -104,7 +155,7 @@ def test_merged_is_compared_too(finished, tmp_path):
 
 
 def test_a_folder_that_scores_otherwise_is_not_left(place, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("halspan.inference.pretrained.write_card", spoil_heads)
+    monkeypatch.setattr("halspan.inference.detector.write_card", spoil_heads)
     assert export(f"run={place}", f"to={tmp_path / 'out'}") == 1
     assert "cannot be loaded in a new process: " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -164,7 +215,7 @@ def train_on_another_backbone(place):
 
 def say_something_else(place):
     records = [
-        record | {"sentences": [sentence | {"p_incorrect": 0.99} for sentence in record["sentences"]]}
+        record | {"sentences": [sentence | {"p_incorrect": 0.99, "logit": None} for sentence in record["sentences"]]}
         for record in predictions(place)
     ]
     write_jsonl(place / "predictions" / "test_heldout.jsonl", records)
@@ -213,12 +264,11 @@ def test_what_is_wrong_is_one_line(capsys, monkeypatch, tmp_path, arguments, mes
 def test_the_images_of_the_run_may_be_gone(place, tmp_path, caplog):
     records = [record | {"image": "gone.png"} for record in predictions(place)]
     write_jsonl(place / "predictions" / "test_heldout.jsonl", records)
-    import export as entry
-    from evaluate import FinishedRun
+    from halspan.app.finished_run import FinishedRun
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("export", overrides=[f"run={place}", "to=out", "captions=3"])
-    samples = entry._choose_samples(FinishedRun.read(place, config), config, tmp_path)
+    samples = exporting._choose_samples(FinishedRun.read(place, config), config, tmp_path)
     assert (len(samples.predictions), samples.are_real) == (3, False)
     assert load_image(tmp_path / "drawn.png").mode == "RGB"
     assert "images of the test part are gone" in caplog.text

@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_runs import ROOT, run, small_overrides, write_corpus
+from small_runs import ROOT, run, small_overrides
 
+from halspan.app import evaluate, export, exporting, train
+from halspan.app.entry import run_entry
+from halspan.app.finished_run import FinishedRun
 from halspan.core.errors import ModelError
-from halspan.inference.pretrained import Detector
-from halspan.models.shards import fingerprint
+from halspan.inference.detector import Detector
+from halspan.models.backbones.shards import fingerprint
+from halspan.testing.small_corpora import write_corpus
 
 pytestmark = pytest.mark.timeout(120)
 PRECIOUS = "precious.txt"
@@ -51,10 +55,6 @@ def outside(tmp_path):
 
 def call(capfd, command: str, *arguments: str) -> tuple[int, str]:
     """Run an entry point in this process; give its exit status and what it wrote to stderr."""
-    import configure
-    import evaluate
-    import export
-    import train
 
     capfd.readouterr()
     starts = {
@@ -66,7 +66,7 @@ def call(capfd, command: str, *arguments: str) -> tuple[int, str]:
         patch.setattr(sys, "argv", [str(ROOT / f"{command}.py"), *arguments])
         patch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
         with pytest.raises(SystemExit) as exit_:
-            configure.run_entry(*starts[command])
+            run_entry(*starts[command])
     return exit_.value.code, capfd.readouterr().err
 
 
@@ -138,7 +138,7 @@ def lower(config, name):
     return config
 
 
-TARGET = "possible: halspan.data.jsonl.JsonLines, halspan.data.alignbench.AlignBench"
+TARGET = "possible: halspan.data.readers.jsonl.JsonLines, "
 # What is done to the folder of a run, and what the error has to name.
 RUNS = {
     "code under data": (
@@ -153,7 +153,7 @@ RUNS = {
     ),
     "a spec of another key": (
         edit_config(lambda c, _: c.update(data={"_target_": c["split"]["_target_"]})),
-        ["data._target_: 'halspan.data.split.Split' is not possible", TARGET],
+        ["data._target_: 'halspan.data...t.parts.Split' is not possible", TARGET],
     ),
     "an instruction to hydra": (
         edit_config(lambda c, _: c["trainer"].update(_partial_=True)),
@@ -173,7 +173,7 @@ RUNS = {
     ),
     "aliases that multiply": (add_to_config("a: &a [x, x]\nb: [*a, *a]\n"), ["anchors and aliases are not possible"]),
     "a tag": (add_to_config("a: !!python/object/apply:os.getcwd []\n"), ["the tag 'tag:yaml.org,2002:python"]),
-    "a key that stands there twice": (add_to_config("seed: 2\n"), ["the key 'seed' stands there twice"]),
+    "a key that occurs twice": (add_to_config("seed: 2\n"), ["the key 'seed' occurs twice"]),
     "nested without end": (edit_config(lambda c, _: c.update(seed=lower(1, "a"))), ["nested more than 32 deep"]),
     "another encoding": (
         lambda folder, _: (folder / "config.yaml").write_bytes(b"seed: \xff\n"),
@@ -214,7 +214,7 @@ RUNS = {
     ),
     "a temperature that is not a number": (
         edit_json("tuned.json", lambda v: v.update(temperature=float("nan"))),
-        ["tuned.json: is not what a run writes (temperatures and threshold are numbers above 0)"],
+        ["tuned.json: is not what a run writes (temperatures and threshold are numbers above 0, and"],
     ),
     "a split of other shape": (
         edit_json("split.json", lambda v: v["parts"].update(train=["x"])),
@@ -274,10 +274,10 @@ def test_figures_of_other_shape_are_refused(finished, corpus, tmp_path, capfd):
 
 
 COMMAND_LINES = {
-    "data._target_=os.system": "data._target_: 'os.system' is not possible; possible: halspan.data.jsonl.JsonLines",
+    "data._target_=os.system": "data._target_: 'os.system' is not possible; possible: halspan.data.readers.",
     "+x._target_=os.system": "x._target_: 'os.system' is not possible",
     "+model.lora._target_=os.system": "model.lora._target_: 'os.system' is not possible",
-    "model._target_=halspan.data.split.Split": "model._target_: 'halspan.data.split.Split' is not possible",
+    "model._target_=halspan.data.split.parts.Split": "model._target_: 'halspan.data...t.parts.Split' is not possible",
     "+loss._args_=[1]": "loss._args_: [1] is not possible",
     "model.prompt='\\${oc.env:HOME}'": "model.prompt: '${oc.env:HOME}' holds '${'",
 }
@@ -295,15 +295,12 @@ def exported(finished, tmp_path_factory):
     """Write the detector of the run; what `export.py` does besides is tested elsewhere."""
     from hydra import compose, initialize_config_dir
 
-    import evaluate
-    import export
-
     folder = tmp_path_factory.mktemp("exports") / "detector"
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("export", overrides=[f"run={finished}", f"to={folder}"])
-    of_run = evaluate.FinishedRun.read(finished, config)
-    parts, spec = export._load(of_run, config)
-    export._as_live(of_run, parts, spec, about=export._about(of_run, {})).save_pretrained(folder)
+    of_run = FinishedRun.read(finished, config)
+    parts, spec = exporting._load(of_run, config)
+    exporting._as_live(of_run, parts, spec, about=exporting._about(of_run, {})).save_pretrained(folder)
     return folder
 
 

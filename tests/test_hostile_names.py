@@ -7,9 +7,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
 import pytest
-from small_runs import run, small_overrides, write_corpus
+from small_runs import run, small_overrides
 
 from halspan.cli import main
+from halspan.testing.small_corpora import write_corpus
 
 HELD_OUT = "=gpt\x1b]0;owned\x07[red]\u202e4|<b>"
 SHOWN = r"=gpt\x1b]0;owned\x07[red]\u202e4|<b>"

@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, run, small_overrides, write_corpus
+from small_runs import ROOT, run, small_overrides
+
+from halspan.app import evaluate as evaluate_app
+from halspan.app import judging_runs
+from halspan.app.entry import run_entry
+from halspan.evaluation.baselines.runner import IMAGE_BLIND, Baselines, Ground, judge_beside
+from halspan.testing.small_corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +28,11 @@ def members(corpus, tmp_path_factory):
 
 
 def evaluate(monkeypatch, *arguments):
-    import configure
-    import evaluate
 
     monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *map(str, arguments)])
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
     with pytest.raises(SystemExit) as exit_:
-        configure.run_entry(evaluate.main, "evaluate")
+        run_entry(evaluate_app.main, "evaluate")
     return exit_.value.code
 
 
@@ -110,6 +114,38 @@ def test_an_ensemble_judges_another_corpus_with_what_its_own_validation_tuned(mo
     assert metrics["test_heldout"]["n"]["sentences_in_train"] > 0  # the runs say which texts trained them
 
 
+def test_a_sample_of_each_part_is_judged_and_the_figures_say_so(capsys, corpus, members, tmp_path):
+    folder = tmp_path / "run"
+    metrics = run(*small_overrides(corpus), "judge.captions=4", f"run_dir={folder}")
+    whole = read(members[0] / "metrics.json")
+    for part in ("val", "test_seen", "test_heldout"):
+        assert (metrics[part]["n"]["captions"], whole[part]["n"].get("sampled_from")) == (4, None)
+        assert metrics[part]["n"]["sampled_from"] == whole[part]["n"]["captions"] > 4
+        said, of_whole = (scores_of(place / f"predictions/{part}.jsonl") for place in (folder, members[0]))
+        assert len(said) == 4
+        assert said.keys() <= of_whole.keys()
+    assert metrics["cost"]["sentences"] < whole["cost"]["sentences"]
+    assert len(scores_of(folder / "baselines/bow/test_heldout.jsonl")) == 4
+    assert metrics["run"]["train"] == whole["run"]["train"]
+    note = f"test_heldout: 4 of {whole['test_heldout']['n']['captions']} captions were judged (judge.captions)."
+    assert note in (folder / "report.html").read_text()
+    assert note in capsys.readouterr().out
+
+    metrics = run(*small_overrides(corpus), "resume=true", f"run_dir={folder}")  # without a limit: judged again
+    assert {part: metrics[part]["n"] for part in ("val", "test_heldout")} == {
+        part: whole[part]["n"] for part in ("val", "test_heldout")
+    }
+    assert read(folder / "tuned.json") == read(members[0] / "tuned.json")
+
+
+def test_baselines_alone_are_judged_on_a_sample_too(monkeypatch, corpus, tmp_path):
+    where = ("data=jsonl", f"data.path={corpus}", f"to={tmp_path / 'alone'}", "baselines=[prior,bow]")
+    assert evaluate(monkeypatch, *where, "judge.captions=30") == 0
+    n = read(tmp_path / "alone/metrics.json")["all"]["n"]
+    assert (n["captions"], n["sampled_from"]) == (30, len(read_lines(corpus)))
+    assert len(scores_of(tmp_path / "alone/baselines/bow/all.jsonl")) == 30
+
+
 def test_runs_of_different_splits_are_not_averaged(monkeypatch, capsys, corpus, members, tmp_path):
     run(*small_overrides(corpus), "split.held_out=[ben]", f"run_dir={tmp_path / 'ben'}")
     assert evaluate(monkeypatch, f"run=[{members[0]},{tmp_path / 'ben'}]") == 2
@@ -143,9 +179,7 @@ def test_baselines_need_no_run_and_predict_every_caption(monkeypatch, corpus, tm
 
 
 def test_models_that_nobody_trained_stand_beside_a_detector_with_their_cost_and_a_mark(monkeypatch, members, tmp_path):
-    for name in ("baselines", "models"):
-        monkeypatch.syspath_prepend(ROOT / "tests" / name)
-    from tiny_dual_encoders import save_tiny_dual_encoder
+    from halspan.testing.tiny_dual_encoders import save_tiny_dual_encoder
 
     save_tiny_dual_encoder("clip", tmp_path / "clip")
     arguments = ("baselines=[clipscore,zero_shot]", f"clipscore.model={tmp_path / 'clip'}", "model=llama4_tiny")
@@ -166,12 +200,10 @@ def state_of(folder):
 
 
 def test_a_baseline_whose_model_is_not_there_fails_before_anything_is_scored(monkeypatch, capsys, members, tmp_path):
-    import judge
-
-    def score_tasks(*_, **__):
+    def score_run(*_, **__):
         raise AssertionError("the detector scored although a baseline cannot be loaded")
 
-    monkeypatch.setattr(judge, "score_tasks", score_tasks)
+    monkeypatch.setattr(judging_runs, "score_run", score_run)
     before = state_of(members[0])
     assert evaluate(monkeypatch, f"run={members[0]}", "baselines=[zero_shot]", "model=qwen3_vl") == 1
     assert "error: baseline zero_shot: model.backbone: 'Qwen/Qwen3-VL-8B-Instruct'" in capsys.readouterr().err
@@ -182,11 +214,11 @@ def test_a_baseline_whose_model_is_not_there_fails_before_anything_is_scored(mon
 
 
 def test_weights_that_are_missing_beside_a_configuration_are_found_first(tmp_path):
-    from halspan.baselines.registry import check_model
-    from halspan.baselines.spec import ZeroShotSpec
     from halspan.core.errors import ModelError
-    from halspan.models.spec import ModelSpec
-    from halspan.models.tiny import save_tiny_llama4
+    from halspan.evaluation.baselines.baseline_specs import ZeroShotSpec
+    from halspan.evaluation.baselines.registry import check_model
+    from halspan.models.backbones.tiny import save_tiny_llama4
+    from halspan.models.model_spec import ModelSpec
 
     save_tiny_llama4(tmp_path)
     numbers = {"context": "causal", "max_tokens": 512, "pack_tokens": 512, "dtype": "float32", "attention": "eager"}
@@ -200,8 +232,8 @@ def test_weights_that_are_missing_beside_a_configuration_are_found_first(tmp_pat
 def test_a_baseline_that_was_asked_for_and_fails_replaces_nothing(monkeypatch, capsys, members, tmp_path):
     import shutil
 
-    from halspan.baselines import blind
     from halspan.core.errors import DataError
+    from halspan.evaluation.baselines import text_only as blind
 
     def fail(*_):
         raise DataError("nothing can be learned")
@@ -215,9 +247,8 @@ def test_a_baseline_that_was_asked_for_and_fails_replaces_nothing(monkeypatch, c
 
 
 def test_of_the_baselines_beside_every_detector_one_may_fail(monkeypatch, corpus, tmp_path):
-    from baselines import IMAGE_BLIND, judge_beside
-    from halspan.baselines import blind
     from halspan.core.errors import DataError
+    from halspan.evaluation.baselines import text_only as blind
 
     def fail(*_):
         raise DataError("nothing can be learned")
@@ -230,8 +261,7 @@ def test_of_the_baselines_beside_every_detector_one_may_fail(monkeypatch, corpus
 
 
 def ground_of(file, folder):
-    from baselines import Ground
-    from halspan.data.jsonl import JsonLines
+    from halspan.data.readers.jsonl import JsonLines
 
     corpus = JsonLines(path=file).load()
     return Ground(
@@ -242,7 +272,6 @@ def ground_of(file, folder):
 def test_figures_on_other_captions_are_not_kept_which_is_said(caplog, corpus, tmp_path):
     from dataclasses import replace
 
-    from baselines import Baselines, judge_beside
     from halspan.core.files import write_json
 
     ground = ground_of(corpus, tmp_path)
@@ -292,6 +321,7 @@ def test_baselines_alone_add_to_those_that_are_there_and_show_the_best(monkeypat
         (["baselines=bow"], "run, data: neither is given"),
         (["baselines=[]"], "run, baselines: neither is given"),
         (["clipscore.batch_sentences=0", "baselines=[clipscore]"], "clipscore.batch_sentences: 0 is not possible"),
+        (["baselines=bow", "data=jsonl", "data.path=a", "judge.captions=0"], "judge.captions: 0 is not possible"),
     ],
 )
 def test_what_is_wrong_about_baselines_is_one_line(monkeypatch, capsys, arguments, message):

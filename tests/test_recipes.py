@@ -1,6 +1,5 @@
 """Which numbers a run has and what it is named: an experiment's own apply where it is chosen, and to nothing else."""
 
-import json
 import logging
 import sys
 
@@ -8,7 +7,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from small_runs import ROOT, small_overrides, write_corpus
+from small_runs import ROOT, small_overrides
+
+from halspan.app import evaluate, fitting, sweep
+from halspan.app import train as train_app
+from halspan.app.configuration import arguments as arguments_of
+from halspan.app.configuration import configure, run_names
+from halspan.app.entry import run_entry
+from halspan.testing.small_corpora import write_corpus
 
 OWN = ("data=jsonl", "data.path=captions.jsonl")
 
@@ -21,8 +27,6 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def train(monkeypatch, capsys, tmp_path):
     """Run train.py in this process and in an empty folder; give its exit status, and what it wrote."""
-    import configure
-    import train as entry
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
@@ -30,7 +34,7 @@ def train(monkeypatch, capsys, tmp_path):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
         with pytest.raises(SystemExit) as exit_:
-            configure.run_entry(entry.start, "config")
+            run_entry(train_app.start, "config")
         return exit_.value.code, *capsys.readouterr()
 
     return call
@@ -105,20 +109,16 @@ SWEEPS = [
 
 @pytest.mark.parametrize(("arguments", "name"), SWEEPS, ids=[name for _, name in SWEEPS])
 def test_a_sweep_is_named_as_its_runs_are(arguments, name):
-    import configure
-    import sweep
 
-    arguments = sweep.prepare_arguments(configure.choose_experiment(["-m", *arguments.split()]))
+    arguments = sweep.prepare_arguments(arguments_of.choose_experiment(["-m", *arguments.split()]))
     assert f"hydra.sweep.dir='checkpoints/{name}'" in arguments
 
 
 def test_what_is_added_to_a_command_line_stands_beside_its_own_overrides():
-    import configure
-    import sweep
 
     added = ["hydra.sweep.dir='checkpoints/shapes-seed=1,2'", "experiment=shapes", "seed=1,2"]
-    assert sweep.prepare_arguments(configure.choose_experiment(["seed=1,2", "-m"])) == [*added, "-m"]
-    assert sweep.prepare_arguments(configure.choose_experiment(["-m", "seed=1,2"])) == ["-m", *added]
+    assert sweep.prepare_arguments(arguments_of.choose_experiment(["seed=1,2", "-m"])) == [*added, "-m"]
+    assert sweep.prepare_arguments(arguments_of.choose_experiment(["-m", "seed=1,2"])) == ["-m", *added]
 
 
 def test_a_sweep_shows_no_configuration(train):
@@ -141,13 +141,11 @@ def chosen(*arguments: str) -> DictConfig:
 
 
 def test_the_log_says_what_was_chosen_and_how_it_trains(monkeypatch, caplog):
-    import configure
-    import train
 
     config = chosen(*OWN, "model=llama4_tiny")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     with caplog.at_level(logging.INFO, "halspan"):
-        train._show_recipe(configure.build(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])))
+        fitting._show_recipe(configure.build(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])))
     assert caplog.messages == [
         "data=jsonl model=llama4_tiny: 3 epochs, 16 images a step, peak learning rates 0.0002 (LoRA) and 0.001 (heads)"
     ]
@@ -169,9 +167,8 @@ BORROWED = [
 
 @pytest.mark.parametrize(("arguments", "warning"), BORROWED, ids=[" ".join(arguments) for arguments, _ in BORROWED])
 def test_numbers_and_models_made_for_something_else_are_warned_of(arguments, warning):
-    import configure
 
-    warnings = list(configure.find_borrowed(chosen(*arguments).hydra))
+    warnings = list(run_names.find_borrowed(chosen(*arguments).hydra))
     assert len(warnings) == (warning is not None)
     assert all(found.startswith(warning) for found in warnings)
 
@@ -179,7 +176,8 @@ def test_numbers_and_models_made_for_something_else_are_warned_of(arguments, war
 def test_a_run_of_the_same_name_on_another_corpus_is_kept_and_named(train, corpus, tmp_path):
     folder = tmp_path / "checkpoints" / "jsonl-llama4_tiny"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(json.dumps({"data": {"path": "birds.jsonl"}}))
+    mark = "_target_: halspan.training.run_spec.RunSpec"
+    (folder / "config.yaml").write_text(f"{mark}\ndata:\n  path: birds.jsonl\n")
     (folder / "metrics.json").write_text("{}")
     status, _, error = train(*small_overrides(corpus))
     assert status == 2
@@ -201,19 +199,16 @@ QUOTED = [
 
 @pytest.mark.parametrize(("typed", "read"), QUOTED, ids=[typed for typed, _ in QUOTED])
 def test_the_folder_of_a_sweeps_run_can_be_typed_as_it_is(typed, read):
-    import configure
 
-    assert configure.quote_values([typed]) == [read]
+    assert arguments_of.quote_values([typed]) == [read]
 
 
 def test_evaluate_takes_the_folder_of_a_sweeps_run(monkeypatch, capsys):
-    import configure
-    import evaluate
 
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
     monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), "run=checkpoints/absent-seed=1"])
     with pytest.raises(SystemExit):
-        configure.run_entry(evaluate.main, "evaluate")
+        run_entry(evaluate.main, "evaluate")
     assert capsys.readouterr().err.startswith(
         "error: run: 'checkpoints/absent-seed=1' has no config.yaml and best.ckpt"
     )

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from small_runs import ROOT, small_overrides, write_corpus
+from small_runs import ROOT, small_overrides
+
+from halspan.app import sweep as sweep_app
+from halspan.app import train
+from halspan.app.configuration import run_names
+from halspan.app.entry import run_entry
+from halspan.testing.small_corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +26,6 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def sweep(monkeypatch, tmp_path):
     """Run train.py -m in this process and in an empty folder; give the exit status and what sweep.json holds."""
-    import configure
-    import train
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
@@ -30,7 +34,7 @@ def sweep(monkeypatch, tmp_path):
     def run(*arguments: str) -> tuple[int, dict]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), "-m", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            configure.run_entry(train.start, "config")
+            run_entry(train.start, "config")
         (file,) = tmp_path.glob("checkpoints/*/sweep.json")
         return exit_.value.code, json.loads(file.read_text())
 
@@ -42,35 +46,31 @@ def short(corpus: Path) -> list[str]:
 
 
 def test_in_a_sweep_a_run_is_named_by_its_overrides_too():
-    import configure
 
-    assert configure.name_run("shapes", RunMode.RUN, "seed=1") == "shapes"
+    assert run_names.name_run("shapes", RunMode.RUN, "seed=1") == "shapes"
     assert (
-        configure.name_run("shapes", RunMode.MULTIRUN, "seed=1-trainer.max_steps=20")
+        run_names.name_run("shapes", RunMode.MULTIRUN, "seed=1-trainer.max_steps=20")
         == "shapes-seed=1-trainer.max_steps=20"
     )
-    assert configure.name_run("shapes", RunMode.MULTIRUN, "split.held_out=['a b',c]") == "shapes-split.held_out=ab,c"
-    assert configure.name_run("shapes", RunMode.MULTIRUN, "data.path=../a") == "shapes-data.path=..%2Fa"
+    assert run_names.name_run("shapes", RunMode.MULTIRUN, "split.held_out=['a b',c]") == "shapes-split.held_out=ab,c"
+    assert run_names.name_run("shapes", RunMode.MULTIRUN, "data.path=../a") == "shapes-data.path=..%2Fa"
 
 
 def test_a_long_name_stays_a_file_name_and_its_own():
-    import configure
 
-    first, second = (configure.name_run("shapes", RunMode.MULTIRUN, f"x={'a' * 300}{end}") for end in "bc")
+    first, second = (run_names.name_run("shapes", RunMode.MULTIRUN, f"x={'a' * 300}{end}") for end in "bc")
     assert len(first) < 200
     assert first != second
 
 
 def test_a_single_run_keeps_its_arguments():
-    import sweep
 
-    assert sweep.prepare_arguments(["seed=1", "trainer=cpu"]) == ["seed=1", "trainer=cpu"]
+    assert sweep_app.prepare_arguments(["seed=1", "trainer=cpu"]) == ["seed=1", "trainer=cpu"]
 
 
 def test_leave_one_out_becomes_one_value_of_held_out_for_each_generator(corpus):
-    import sweep
 
-    arguments = sweep.prepare_arguments(["-m", "split=leave_one_out", *small_overrides(corpus)[:4]])
+    arguments = sweep_app.prepare_arguments(["-m", "split=leave_one_out", *small_overrides(corpus)[:4]])
     assert "split.held_out=[anna],[ben],[cleo],[paint]" in arguments
     assert "split=leave_one_out" not in arguments
 

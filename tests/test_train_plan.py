@@ -6,21 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, write_corpus
+from small_runs import ROOT
 
-MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml"))
+from halspan.app import train as train_app
+from halspan.app.entry import run_entry
+from halspan.testing.small_corpora import write_corpus
+
+MODELS = sorted(file.stem for file in (ROOT / "conf" / "model").glob("[!_]*.yaml"))
 
 
 def train(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     """Run train.py in this process; give its exit status and what it wrote."""
-    import configure
-    import train as entry
 
     monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest has its own
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as exit_:
-        configure.run_entry(entry.start, "config")
+        run_entry(train_app.start, "config")
     return exit_.value.code, *capsys.readouterr()
 
 

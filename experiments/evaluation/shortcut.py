@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from halspan.core.captions import Caption, Sentence
-from halspan.data.jsonl import write_jsonl
+from halspan.data.readers.jsonl import write_jsonl
 from halspan.data.shapes.world import Shapes
 
 FOLDER = Path("data/shortcut")

@@ -3,13 +3,9 @@
 Command: python experiments/evaluation/tiny_clip.py
 """
 
-import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parents[2] / "tests"
-sys.path[:0] = [str(TESTS / "baselines"), str(TESTS / "models")]
-
-from tiny_dual_encoders import save_tiny_dual_encoder  # noqa: E402
+from halspan.testing.tiny_dual_encoders import save_tiny_dual_encoder
 
 FOLDER = Path("data/tiny_clip")
 

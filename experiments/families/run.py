@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+from halspan.models.backbones.families import FAMILIES, Family
+from halspan.testing.tiny_detectors import CAPTIONS, build, encode
+from halspan.testing.tiny_families import PROMPTS
+
 HERE = Path(__file__).parent
 TESTS = HERE.parents[1] / "tests" / "models"
-sys.path.insert(0, str(TESTS))
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from test_families import CAPTIONS, build, encode  # noqa: E402
-from tiny_families import PROMPTS  # noqa: E402
-
-from halspan.models.families import FAMILIES, Family  # noqa: E402
 
 CHECKS = {
     "test_offsets_give_back_the_caption_behind_a_real_image": "alignment",
@@ -42,29 +41,31 @@ CHECKS = {
 HEAD = """\
 # Eleven families of backbones behind one interface
 
-**Question.** Does everything that a detector needs hold for every family: offsets, contexts, padding, several captions
-behind one image, LoRA, memory?
+**Question.** Does everything that a detector needs hold for every family: offsets, contexts,
+padding, several captions behind one image, LoRA, memory?
 
-**Command.** `python experiments/families/run.py` makes this page; `pytest tests -k families` runs the checks alone.
+**Command.** `python experiments/families/run.py` makes this page; `pytest tests -k families` runs
+the checks alone.
 
-Each column is a test in `tests/models/test_families.py`, on a tiny random model of the real classes with a processor
-built offline, on the CPU, in float32 but for one. `own states`: for one causal caption, the states are those of the
-model's own forward pass with its own positions and masks (within 1e-4). `contexts`: a word sees ahead what `causal`,
-`echo`, `bidirectional` and `bidirectional_sentence` say, no more and no less. `sharing`: captions behind one image are
-judged as if each were alone (within 1e-4), in all four contexts. `bf16, SDPA`: fused attention is within 1e-4; bfloat16
-with autocast within 5 % of the states' length. `checkpointing`: the same gradients (within 1e-6), and layers do run
-again. `4 bits`: `model.quantize=nf4` gives the states of the same weights dequantised (within 1e-4). `frozen towers`:
-vision tower and projector keep no graph.
+Each column is a test in `tests/models/test_families.py`, on a tiny random model of the real classes
+with a processor built offline, on the CPU, in float32 but for one. `own states`: for one causal
+caption, the states are those of the model's own forward pass with its own positions and masks
+(within 1e-4). `contexts`: a word sees ahead what `causal`, `echo`, `bidirectional` and
+`bidirectional_sentence` say, no more and no less. `sharing`: captions behind one image are judged
+as if each were alone (within 1e-4), in all four contexts. `bf16, SDPA`: fused attention is within
+1e-4; bfloat16 with autocast within 5 % of the states' length. `checkpointing`: the same gradients
+(within 1e-6), and layers do run again. `4 bits`: `model.quantize=nf4` gives the states of the same
+weights dequantized (within 1e-4). `frozen towers`: vision tower and projector keep no graph.
 """
 
 TAIL = """
-No family needs the plain path (one caption a row, causal): sliding windows and chunks count distances along each
-caption, M-RoPE positions go on behind the prompt's in every caption, and cross-attention reads the image for each token
-by itself.
+No family needs the plain path (one caption a row, causal): sliding windows and chunks count
+distances along each caption, M-RoPE positions go on behind the prompt's in every caption, and
+cross-attention reads the image for each token by itself.
 
-"ms" is the processor time of one thread for one caption of the tiny model, best of five passes over {n_captions}
-captions in {n_rows} rows: a check that no family is out of line, no measure of the real models. None of the real
-checkpoints was run here.
+"ms" is the processor time of one thread for one caption of the tiny model, best of five passes over
+{n_captions} captions in {n_rows} rows: a check that no family is out of line, not a measure of the real models.
+None of the real checkpoints was run here.
 
 Pixtral and Mistral-3 are left out: their processor needs torchvision, which halspan does without.
 """

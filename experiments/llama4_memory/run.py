@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from transformers import Llama4TextConfig, Llama4TextModel
 
-from halspan.models.backbone import Backbone, load_backbone
-from halspan.models.families import FAMILIES
-from halspan.models.inventory import Weights, add_up, measure
+from halspan.models.backbones.families import FAMILIES
+from halspan.models.backbones.loading import Backbone, load_backbone
+from halspan.models.backbones.synthetic import SCOUT, save_random_llama4
 from halspan.models.lora import add_lora
-from halspan.models.spec import LoraSpec, ModelSpec
-from halspan.models.synthetic import SCOUT, save_random_llama4
+from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.models.plan.inventory import Weights, add_up, measure
 
 SCOUT_LAYERS = 48
 SCOUT_EXPERTS = 16

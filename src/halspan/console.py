@@ -1,4 +1,4 @@
-"""How commands speak: consoles, tables, progress bars, log lines and errors, in which no name steers a terminal."""
+"""Console output of commands: tables, progress bars, log lines and errors, safe from control characters."""
 
 import logging
 import os
@@ -18,27 +18,27 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from halspan.core.noise import is_worth_showing, silence_noise
-from halspan.core.printable import printable
+from halspan.core.process import is_worth_showing, silence_noise
+from halspan.core.text.printable import printable
 
-_PIPE_WIDTH = 160  # characters of a line that goes to a file or another program
+_PIPE_WIDTH = 160  # characters in a line to a file or another program
 _ENDLESS = 100_000  # characters; wider than any table
 _GAP = "   "
-_WORD = re.compile(r"^ *\S+|\S+")  # the first one with its indent
+_WORD = re.compile(r"^ *\S+|\S+")  # the first word includes its indent
 _STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
 
 T = TypeVar("T")
 
 
 class _PlainConsole(Console):
-    """A console that takes text as text: no markup, no emoji codes, no control characters."""
+    """A console that prints text as it is: no markup, no emoji codes, no control characters."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Open standard output or error; where it is not a terminal and COLUMNS says nothing, lines are long."""
+    """Open standard output or error; lines are long where it is not a terminal and COLUMNS is not set."""
     console = _PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = max(console.width, _PIPE_WIDTH)
@@ -46,22 +46,22 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def answer_ctrl_c() -> None:
-    """Let Ctrl-C interrupt this process, also where it was started with that signal ignored (`nohup ... &`)."""
+    """Let Ctrl-C interrupt this process, even where it was started with that signal ignored (`nohup ... &`)."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report_error(error: object) -> None:
-    """Print an error on standard error; it begins with `error:`, and no line in it can pass for another message."""
+    """Print an error on standard error, after `error:`; no line in it can look like another message."""
     sys.stderr.write(f"error: {_indent(printable(str(error), keep=chr(10)))}\n")
 
 
 def show_logs(level: int, *, plain: bool) -> None:
-    """Show on standard error what halspan logs, and of other libraries the warnings.
+    """Show on standard error the log records of halspan, and the warnings of other libraries.
 
     Args:
-        level: from which on halspan's own records are shown.
-        plain: one line for each record, as a pipe takes it, instead of columns.
+        level: Lowest level of halspan's own records that are shown.
+        plain: Whether each record is one line, for pipes, instead of columns.
     """
     handler: logging.Handler
     if plain:
@@ -72,16 +72,16 @@ def show_logs(level: int, *, plain: bool) -> None:
         handler.setFormatter(_Formatter("%(message)s"))
     handler.addFilter(_is_worth_showing)
     handler.name = "halspan"
-    silence_noise()  # libraries have handlers of their own too
+    silence_noise()  # libraries have handlers of their own, too
     root = logging.getLogger()
-    for old in [each for each in root.handlers if each.name == handler.name]:  # of an earlier command of this process
+    for old in [each for each in root.handlers if each.name == handler.name]:  # from an earlier command in this process
         root.removeHandler(old)
     root.addHandler(handler)
     logging.getLogger("halspan").setLevel(level)
 
 
 def silence_other_bars() -> None:
-    """Keep transformers from drawing bars about weights; those of downloads, which take long, stay."""
+    """Keep transformers from drawing bars about weights; the bars of long downloads stay."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
@@ -93,7 +93,7 @@ def silence_other_bars() -> None:
 
 @contextmanager
 def without_other_bars() -> Iterator[None]:
-    """Silence these bars for a while; a program that uses halspan as a library finds its settings as they were."""
+    """Silence these bars inside a block; afterwards the settings of the calling program are restored."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
@@ -109,7 +109,7 @@ def without_other_bars() -> Iterator[None]:
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
-    """Give items one by one, with a progress bar on standard error where that is a terminal; it goes when they end."""
+    """Yield items one by one, with a progress bar on standard error while they last, if that is a terminal."""
     from rich.progress import track as track_with_rich
 
     console = open_console(stderr=True)
@@ -118,27 +118,27 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
 
 
 def new_table(title: str, *columns: str, left: int = 1) -> "WholeTable":
-    """Begin a table.
+    """Return an empty table.
 
     Args:
-        title: above it.
-        columns: what stands in each.
-        left: how many of them are text, from the first; the others are figures, to the right.
+        title: Above it.
+        columns: Headings.
+        left: Number of text columns, from the first; the others are figures, aligned to the right.
     """
     return WholeTable(title, columns, left)
 
 
 @dataclass
 class WholeTable:
-    """A table that shows every cell whole, however narrow the console is.
+    """A table that shows every cell in full, however narrow the console is.
 
     Where the columns do not fit side by side, the words of their headings go below each other; where that is not enough
     either, each row becomes a block: its first cell, and below it the others with their headings.
 
     Attributes:
-        title: above it.
-        columns: headings.
-        left: how many columns are text, from the first.
+        title: Above it.
+        columns: Headings.
+        left: Number of text columns, from the first.
     """
 
     title: str
@@ -148,15 +148,15 @@ class WholeTable:
     _ends: set[int] = field(default_factory=set)  # rows that end a section
 
     def __post_init__(self) -> None:
-        """Take title and headings as text, as cells are."""
+        """Convert title and headings to plain text, like cells."""
         self.title, self.columns = printable(self.title), tuple(map(printable, self.columns))
 
     def add_row(self, *cells: str, style: str = "") -> None:
-        """Add a row; cells are taken as text."""
+        """Add a row; cells are plain text."""
         self._rows.append((tuple(printable(cell) for cell in cells), style))
 
     def add_section(self) -> None:
-        """Set what follows apart from what is there."""
+        """Add a separator after the rows so far."""
         self._ends.add(len(self._rows) - 1)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -172,7 +172,7 @@ class WholeTable:
         table = Table(title=Text(self.title), title_justify="left", **_STYLE)
         for place, name in enumerate(columns):
             texts = name.split("\n") + [cells[place] for cells, _ in self._rows if place < len(cells)]
-            if place == 0:  # names may go on below, at a space; all else stays whole
+            if place == 0:  # names may wrap at a space; other cells stay whole
                 texts = [part for text in texts for part in _WORD.findall(text)]
             table.add_column(
                 Text(name),
@@ -197,7 +197,7 @@ class WholeTable:
 
 
 def _fill(parts: Iterable[str], width: int) -> Iterator[str]:
-    """Put as many parts into each line as it has room for."""
+    """Put as many parts into each line as fit."""
     line = ""
     for part in parts:
         longer = f"{line}{_GAP}{part}" if line else part
@@ -210,7 +210,7 @@ def _fill(parts: Iterable[str], width: int) -> Iterator[str]:
 
 
 class _Formatter(logging.Formatter):
-    """Writes a record so that nothing in it steers a terminal or passes for another record."""
+    """Log formatter that keeps a message from steering the terminal or looking like another record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _indent(printable(super().format(record), keep="\n"))
@@ -221,7 +221,7 @@ def _indent(text: str) -> str:
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
-    """Keep out Lightning's advertisements, and warnings about what no user can change."""
+    """Return whether a record is not one of Lightning's advertisements or a warning that no user can act on."""
     if not is_worth_showing(record):
         return False
     return record.name.startswith("halspan") or record.levelno >= logging.WARNING

@@ -3,15 +3,15 @@ import sys
 
 import pytest
 from pydantic import ValidationError
-from tiny_dual_encoders import saved
-from tiny_models import spec_maker
 
-from halspan.baselines.dual_encoder import DualEncoder
-from halspan.baselines.registry import NAMES, SPECS, check_names, open_model
-from halspan.baselines.spec import DualEncoderSpec, ZeroShotSpec
-from halspan.baselines.zero_shot import ZeroShot
 from halspan.core.errors import ConfigError
-from halspan.models.backbone import TINY_LLAMA4
+from halspan.evaluation.baselines.baseline_specs import DualEncoderSpec, ZeroShotSpec
+from halspan.evaluation.baselines.dual_encoder import DualEncoder
+from halspan.evaluation.baselines.registry import NAMES, SPECS, check_names, open_model
+from halspan.evaluation.baselines.zero_shot import ZeroShot
+from halspan.models.backbones.loading import TINY_LLAMA4
+from halspan.testing.tiny_dual_encoders import saved
+from halspan.testing.tiny_models import spec_maker
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_options():
@@ -49,5 +49,5 @@ def test_what_cannot_be_set_is_an_error(make, changes):
 
 def test_names_and_specs_are_there_before_anything_heavy_is():
     heavy = "torch", "transformers", "sklearn"
-    code = f"import sys, halspan.baselines.registry; sys.exit(any(name in sys.modules for name in {heavy}))"
+    code = f"import sys, halspan.evaluation.baselines.registry; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,12 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halspan.baselines.blind import FITS, TITLES, fit_bag_of_words, fit_position, fit_prior, out_of_fold, predict
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ConfigError, DataError
-from halspan.data.alignbench import AlignBench
-from halspan.data.chocolate import Chocolate
 from halspan.data.corpus import Corpus
+from halspan.data.readers.alignbench import AlignBench
+from halspan.data.readers.chocolate import Chocolate
+from halspan.evaluation.baselines.text_only import (
+    FITS,
+    TITLES,
+    fit_bag_of_words,
+    fit_position,
+    fit_prior,
+    out_of_fold,
+    predict,
+)
 from halspan.metrics.bootstrap import intervals
 from halspan.metrics.summary import summarize
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_dual_encoders import BUILD, WINDOW, saved
-from tiny_models import make_caption, make_image
 
-from halspan.baselines.dual_encoder import DualEncoder, load_dual_encoder
-from halspan.baselines.spec import DualEncoderSpec
 from halspan.core.cost import Cost
 from halspan.core.errors import ModelError
 from halspan.data.rows import Row
+from halspan.evaluation.baselines.baseline_specs import DualEncoderSpec
+from halspan.evaluation.baselines.dual_encoder import DualEncoder, load_dual_encoder
+from halspan.testing.tiny_dual_encoders import BUILD, WINDOW, saved
+from halspan.testing.tiny_models import make_caption, make_image
 
 IMAGES = {Path("a.png"): make_image(0), Path("b.png"): make_image(1, width=64, height=128)}
 CAPTIONS = (make_caption("A red cat sat. It ran!"), make_caption("Два кота. No dog is here."))

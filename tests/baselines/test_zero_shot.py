@@ -6,18 +6,18 @@ from tempfile import mkdtemp
 
 import pytest
 import torch
-from tiny_families import PROMPTS, save_tiny
-from tiny_models import TEXTS, byte_tokenizer, make_caption, make_image, spec_maker
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from halspan.baselines.spec import ZeroShotSpec
-from halspan.baselines.zero_shot import ZeroShot, answer_tokens, load_zero_shot
 from halspan.core.captions import Caption, Sentence
 from halspan.core.cost import Cost
 from halspan.core.errors import ModelError
 from halspan.data.rows import Row
-from halspan.models.backbone import TINY_LLAMA4, load_backbone
+from halspan.evaluation.baselines.baseline_specs import ZeroShotSpec
+from halspan.evaluation.baselines.zero_shot import ZeroShot, answer_tokens, load_zero_shot
+from halspan.models.backbones.loading import TINY_LLAMA4, load_backbone
+from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_models import TEXTS, byte_tokenizer, make_caption, make_image, spec_maker
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {Path("a.png"): make_image(0), Path("b.png"): make_image(1, width=64, height=128)}

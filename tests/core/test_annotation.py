@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from halspan.core.annotation import without_bad_annotation
+from halspan.data.streams.usable_annotation import without_bad_annotation
 
 TEXT = "A man rides. He has a hat."
 FIRST, SECOND = {"start": 0, "end": 12}, {"start": 13, "end": 26, "label": "incorrect", "types": ["Object"]}
@@ -40,9 +40,9 @@ def test_the_usable_types_of_a_sentence_stay():
 
 
 BAD_SPANS = {
-    "beyond the text": ({"start": 0, "end": 999}, "end: 999 lies beyond the text's 26 characters"),
+    "beyond the text": ({"start": 0, "end": 999}, "end: 999 is beyond the text's 26 characters"),
     "without an end": ({"start": 0}, "end: missing"),
-    "swapped": ({"start": 9, "end": 2}, "start: 9 lies after end 2"),
+    "swapped": ({"start": 9, "end": 2}, "start: 9 is after end 2"),
     "a misspelt key": ({"start": 0, "end": 2, "types": "Object"}, "types: unknown key; did you mean type"),
     "not an object": ([0, 2], "span: [0, 2] is a list, not an object"),
 }

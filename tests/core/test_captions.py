@@ -156,7 +156,7 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         ),
         (
             changed("sentences", 1, "start", to=19),
-            "sentences[1].start: 19 lies inside sentences[0], which ends at 20; sentences must not overlap",
+            "sentences[1].start: 19 is inside sentences[0], which ends at 20; sentences must not overlap",
         ),
         (
             changed("sentences", to=[{"start": 21, "end": 36}, {"start": 0, "end": 20}]),
@@ -164,20 +164,20 @@ def test_the_keys_of_a_prediction_are_accepted_in_a_caption_and_ignored():
         ),
         (
             changed("sentences", 1, "end", to=37),
-            "sentences[1].end: 37 lies beyond the text's 36 characters; count characters (not bytes) of this "
+            "sentences[1].end: 37 is beyond the text's 36 characters; count characters (not bytes) of this "
             "caption's own text",
         ),
         (
             changed("spans", 0, "end", to=40),
-            "spans[0].end: 40 lies beyond the text's 36 characters; count characters (not bytes) of this caption's "
+            "spans[0].end: 40 is beyond the text's 36 characters; count characters (not bytes) of this caption's "
             "own text",
         ),
-        (changed("spans", 0, "start", to=20), "spans[0].start: 20 lies after end 19; swap the two"),
+        (changed("spans", 0, "start", to=20), "spans[0].start: 20 is after end 19; swap the two"),
         (
             changed("spans", 0, "start", to=19),
             "spans[0].end: 19 equals start, which leaves no character; ends are exclusive: add 1, or drop it",
         ),
-        (changed("spans", 0, "start", to=-1), "spans[0].start: -1 lies before the text; count characters from 0"),
+        (changed("spans", 0, "start", to=-1), "spans[0].start: -1 is before the text; count characters from 0"),
         (
             changed("spans", 0, "start", to=14.0),
             "spans[0].start: 14.0 is a float, not a whole number; write it as an integer",
@@ -273,7 +273,7 @@ def prediction_with(sentence: dict | None = None, span: dict | None = None) -> d
         ),
         (
             prediction_with({"unscored": "too long"}),
-            "sentences[0].unscored: 'too long' beside p_incorrect 0.30000000000000004; a sentence has one of the two",
+            "sentences[0].unscored: 'too long' with p_incorrect 0.30000000000000004; a sentence has one of the two",
         ),
         (
             prediction_with({"p_incorrect": 1.5}),
@@ -293,7 +293,7 @@ def prediction_with(sentence: dict | None = None, span: dict | None = None) -> d
         ),
         (
             prediction_with(span={"end": 99}),
-            "predicted[0].end: 99 lies beyond the text's 36 characters; count characters (not bytes) of this "
+            "predicted[0].end: 99 is beyond the text's 36 characters; count characters (not bytes) of this "
             "caption's own text",
         ),
         (

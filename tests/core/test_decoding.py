@@ -80,6 +80,21 @@ def test_the_type_has_the_most_probability_over_the_span_s_tokens():
     assert span.type == "Attribute"
 
 
+@pytest.mark.parametrize("between", [(3, 5), (4, 4), (2, 2)])
+def test_a_token_without_ink_says_nothing_about_the_span_that_it_stands_in(between):
+    text = "red\n\ndog"
+    (span,) = decode(
+        text=text,
+        offsets=np.array([(0, 3), between, (5, 8)]),
+        p_token=np.array([0.6, 0.99, 0.7]),  # nothing ever taught the second one
+        p_type=np.array([[0.9, 0.1], [0.0, 1.0], [0.6, 0.4]]),
+        taxonomy=TYPES,
+        sentences=[Sentence(0, 8)],
+        parameters=DecodingParameters(**PLAIN),
+    )
+    assert (span.start, span.end, span.type, span.score) == (0, 8, "Attribute", 0.7)
+
+
 def test_without_a_taxonomy_spans_have_no_type():
     parameters = DecodingParameters(**PLAIN)
     (span,) = decode(

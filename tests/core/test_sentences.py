@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halspan.core.sentences import split_sentences
+from halspan.core.text.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from halspan.data.addresses import downloaded_file, is_permitted, parse_address
+from halspan.data.download.addresses import downloaded_file, is_permitted, parse_address
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from halspan.core.captions import Sentence, Span, Votes
 from halspan.core.errors import DataError
-from halspan.data.alignbench import HUB_DATASET, AlignBench
+from halspan.data.readers.alignbench import HUB_DATASET, AlignBench
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halspan.core.captions import Caption, Sentence
-from halspan.data.blind import exchange_images
+from halspan.data.controls import exchange_images
 from halspan.data.corpus import Corpus
 
 

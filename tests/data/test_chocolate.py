@@ -7,7 +7,7 @@ import pytest
 
 from halspan.core.captions import Sentence
 from halspan.core.errors import DataError
-from halspan.data.chocolate import TYPES, Chocolate
+from halspan.data.readers.chocolate import TYPES, Chocolate
 
 
 @pytest.fixture

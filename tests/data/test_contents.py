@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from halspan.core.captions import Caption, Sentence, Span, Votes
-from halspan.data.contents import Contents
+from halspan.data.split.contents import Contents
 
 CAPTIONS = tuple(
     Caption(name, f"{name[0]}.png", "g", "image_to_text", "A red door.", (Sentence(0, 11, "correct"),))
@@ -37,7 +37,7 @@ def edit(**changes):
         ),
         (CAPTIONS[2:], "2 captions of the run are not there (first: 'a1')"),
         ((*CAPTIONS, replace(CAPTIONS[0], id="c")), "1 caption is new (first: 'c')"),
-        (CAPTIONS[::-1], "captions stand in another order (first: 'b2' where 'a1' stood)"),
+        (CAPTIONS[::-1], "captions are in another order (first: 'b2' where 'a1' stood)"),
         (edit(image="c.png"), "other captions share an image file than did"),
     ],
 )

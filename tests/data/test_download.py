@@ -19,10 +19,10 @@ import pytest
 from misbehaving_server import bomb, picture, send, serving
 
 from halspan.core.errors import DataError
-from halspan.data.addresses import downloaded_file
-from halspan.data.download import THREAD, Downloader
-from halspan.data.manifest import LOCK, Manifest
-from halspan.data.web import Limits
+from halspan.data.download.addresses import downloaded_file
+from halspan.data.download.fetch import THREAD, Downloader
+from halspan.data.download.manifest import LOCK, Manifest
+from halspan.data.download.web import Limits
 
 
 @pytest.fixture
@@ -511,7 +511,7 @@ def test_closing_the_run_ends_its_threads_at_once(server, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from halspan.data.download import THREAD, Downloader
+from halspan.data.download.fetch import THREAD, Downloader
 for outcome in Downloader(images=Path(sys.argv[1]), allow_loopback=True, connections=2).run(sys.argv[2:]):
     print(outcome.state, flush=True)
 """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halspan.core.errors import DataError
-from halspan.data.error_words import match_words, parse_words
+from halspan.data.readers.error_words import match_words, parse_words
 
 
 def found(sentence: str, *words: str) -> list[tuple[str | None, str | None]]:

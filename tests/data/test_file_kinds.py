@@ -13,8 +13,8 @@ import pytest
 
 from halspan.core.errors import DataError
 from halspan.data.corpus import Skips
-from halspan.data.formats import detect_format
-from halspan.data.jsonl import JsonLines, read_objects
+from halspan.data.readers.formats import detect_format
+from halspan.data.readers.jsonl import JsonLines, read_objects
 
 
 def as_table(records, delimiter=","):

@@ -10,7 +10,7 @@ from halspan.core.captions import Caption, Prediction
 from halspan.core.errors import DataError
 from halspan.core.taxonomy import HALLUCINATION_TYPES
 from halspan.data.corpus import Skips
-from halspan.data.jsonl import JsonLines, read_objects, write_jsonl
+from halspan.data.readers.jsonl import JsonLines, read_objects, write_jsonl
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ MALFORMED = {
     "no object": ("[1, 2]", "is a list, not an object"),
     "nested too deeply": ("[" * 100_000, "nested too deeply"),
     "an endless number": ("9" * 5000, "not usable JSON: Exceeds the limit"),
-    "a span outside its text": ({"spans": [{"start": 20, "end": 99}]}, "99 lies beyond the text's 26 characters"),
-    "start after end": ({"spans": [{"start": 9, "end": 3}]}, "start: 9 lies after end 3"),
+    "a span outside its text": ({"spans": [{"start": 20, "end": 99}]}, "99 is beyond the text's 26 characters"),
+    "start after end": ({"spans": [{"start": 9, "end": 3}]}, "start: 9 is after end 3"),
     "overlapping sentences": ({"sentences": [{"start": 0, "end": 12}, {"start": 5, "end": 20}]}, "must not overlap"),
     "an unknown label": ({"sentences": [{"start": 0, "end": 12, "label": "wrong"}]}, "'wrong' is not possible"),
     "an unknown key": ({"caption": "A man."}, "caption: unknown key"),
@@ -216,7 +216,7 @@ def test_an_image_path_that_leads_out_is_refused_where_asked(tmp_path, paint, wr
     with pytest.raises(DataError, match=r"'a/2': image: '.*' leads out of .*corpus, and data\.images_inside=true"):
         JsonLines(path=file, images_inside=True).load()
     corpus = JsonLines(path=file, images_inside=True, on_error="skip").load()
-    assert corpus.skipped == {"captions whose image lies outside of the images' folder": 1}
+    assert corpus.skipped == {"captions with an image outside the images' folder": 1}
     assert len(JsonLines(path=file, missing_image="skip", min_images=0).load().captions) == (1 if "\0" in image else 2)
 
 

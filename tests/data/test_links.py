@@ -6,11 +6,11 @@ import pytest
 from misbehaving_server import picture, serving
 
 from halspan.core.errors import DataError
-from halspan.data.addresses import downloaded_file
-from halspan.data.alignbench import AlignBench
-from halspan.data.download import Downloader
-from halspan.data.jsonl import JsonLines
-from halspan.data.links import find_links
+from halspan.data.download.addresses import downloaded_file
+from halspan.data.download.fetch import Downloader
+from halspan.data.download.links import find_links
+from halspan.data.readers.alignbench import AlignBench
+from halspan.data.readers.jsonl import JsonLines
 
 URL = "http://a.example/val2017/139.jpg"
 OTHER = "http://b.example/val2014/139.jpg"

@@ -4,10 +4,10 @@ import pytest
 
 from halspan.core.captions import Caption, PredictedSpan, Prediction, SentenceScore
 from halspan.core.errors import DataError
-from halspan.data import parquet as module
-from halspan.data.jsonl import write_jsonl
-from halspan.data.parquet import ParquetFile, write_parquet
-from halspan.data.stream import BLOCK, ItemReader, Position, Shard
+from halspan.data.readers.jsonl import write_jsonl
+from halspan.data.streams import parquet as module
+from halspan.data.streams.parquet import ParquetFile, write_parquet
+from halspan.data.streams.records import BLOCK, ItemReader, Position, Shard
 
 pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow (halspan[parquet])")
 pq = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow (halspan[parquet])")

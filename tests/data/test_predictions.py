@@ -5,7 +5,7 @@ import pytest
 
 from halspan.core.captions import Caption, PredictedSpan, Prediction, Sentence, SentenceScore, Span
 from halspan.core.errors import DataError
-from halspan.data.predictions import NO_PREDICTION, find_predictions, match_truth, pair, read_predictions
+from halspan.data.streams.predictions import NO_PREDICTION, find_predictions, match_truth, pair, read_predictions
 
 TEXT = "A red dog. A cat."
 
@@ -51,8 +51,8 @@ def spoiled(change):
         ([spoiled(lambda r: r["sentences"][0].update(p_incorrect=float("nan")))], "p_incorrect: nan is not a probab"),
         ([spoiled(lambda r: r["sentences"][0].update(p_incorrect=1.5))], "p_incorrect: 1.5 is not a probability"),
         ([spoiled(lambda r: r["sentences"][0].update(p_incorrect=None))], "p_incorrect: null without a reason"),
-        ([spoiled(lambda r: r["predicted"][0].update(end=99))], "predicted[0].end: 99 lies beyond the text's 17"),
-        ([spoiled(lambda r: r["spans"][0].update(end=99))], "spans[0].end: 99 lies beyond the text's 17"),
+        ([spoiled(lambda r: r["predicted"][0].update(end=99))], "predicted[0].end: 99 is beyond the text's 17"),
+        ([spoiled(lambda r: r["spans"][0].update(end=99))], "spans[0].end: 99 is beyond the text's 17"),
         ([spoiled(lambda r: r["predicted"][0].update(start=5))], "end: 5 equals start"),
         ([caption().to_record()], "predicted: missing; this is a caption without a prediction"),
         (["{"], "scored.jsonl:1: not JSON"),

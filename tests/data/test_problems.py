@@ -9,7 +9,7 @@ import pytest
 
 from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
-from halspan.data.problems import find_problems, group_by_kind, log_problems
+from halspan.data.inspection.problems import find_problems, group_by_kind, log_problems
 
 
 @pytest.fixture
@@ -58,19 +58,19 @@ SINGLE = {
     "a span in a correct sentence": (
         {"spans": [{"start": 2, "end": 5}]},
         "spans in correct sentences",
-        "line 1, c/0: spans[0]: 'man' [2, 5) lies in sentences[0], which is labelled correct; label the sentence "
+        "line 1, c/0: spans[0]: 'man' [2, 5) is in sentences[0], which is labelled correct; label the sentence "
         "incorrect, or correct the span",
     ),
     "a span between sentences": (
         {"sentences": [{"start": 0, "end": 12, "label": "correct"}, {"start": 16, "end": 26, "label": "incorrect"}],
          "spans": [{"start": 13, "end": 15}]},
         "spans outside of the sentences",
-        "line 1, c/0: spans[0]: 'He' [13, 15) lies in no sentence; add its sentence, or correct the span",
+        "line 1, c/0: spans[0]: 'He' [13, 15) is in no sentence; add its sentence, or correct the span",
     ),
     "a span where nothing is labelled": (
         sentences(second={"label": None}),
         "spans in sentences without a label",
-        "line 1, c/0: 'hat' [22, 25) lies in a sentence without a label, so it teaches nothing; label the sentence "
+        "line 1, c/0: 'hat' [22, 25) is in a sentence without a label, so it is not used; label the sentence "
         "incorrect",
     ),
     "a misspelt type": (
@@ -86,8 +86,8 @@ SINGLE = {
     "half of the text": (
         {"sentences": [{"start": 0, "end": 12, "label": "incorrect"}], "spans": []},
         "sentences that leave out text",
-        "line 1, c/0: 4 of 7 words lie in no sentence, from 'He' [13, 15) on; add the sentences that are missing, "
-        "labelled unknown where nobody judged them",
+        "line 1, c/0: 4 of 7 words are in no sentence, from 'He' [13, 15) on; add the sentences that are missing, "
+        "labelled unknown where they were not judged",
     ),
     "a sentence off by one": (
         {"sentences": [{"start": 1, "end": 11, "label": "correct"}, {"start": 14, "end": 26, "label": "incorrect"}]},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from halspan.data.range_checks import WordMap
+from halspan.data.inspection.range_checks import WordMap
 
 TEXT = "A man rides a horse today. He wears a well-lit hat."
 

@@ -4,8 +4,8 @@ import os
 import pytest
 
 from halspan.core.errors import ConfigError, DataError
-from halspan.data.resumable import Mark, Paths, fingerprint_folder, open_output
-from halspan.data.stream import Position
+from halspan.data.streams.records import Position
+from halspan.data.streams.resumable import Mark, Paths, fingerprint_folder, open_output
 
 SETTINGS = {"--input's bytes": 10, "--batch-tokens": 5}
 
@@ -100,6 +100,15 @@ def test_without_resume_everything_begins_again(output):
         opened.finish()
     assert lines(output) == [{"id": 9}]
     assert names(output) == ["scored.jsonl"]
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_with_another_remedy_than_a_full_disk(tmp_path):
+    place = tmp_path / ("x" * 300) / "scored.jsonl"
+    with (
+        pytest.raises(DataError, match=r"cannot be written \(File name too long\); choose another place"),
+        open_output(place, settings=SETTINGS, resume=False),
+    ):
+        pass
 
 
 def test_another_setting_is_refused_with_its_name_and_both_values(output):

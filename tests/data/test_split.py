@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import DataError
-from halspan.core.texts import KnownTexts
-from halspan.data.alignbench import AlignBench
-from halspan.data.chocolate import Chocolate
+from halspan.core.text.known_texts import KnownTexts
 from halspan.data.corpus import Corpus
-from halspan.data.division import divide_images, group_images
-from halspan.data.split import (
+from halspan.data.readers.alignbench import AlignBench
+from halspan.data.readers.chocolate import Chocolate
+from halspan.data.split.division import divide_images, group_images
+from halspan.data.split.parts import (
     IMAGE_TAKEN,
     PARTS,
     TEXT_TAKEN,

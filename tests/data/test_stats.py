@@ -5,9 +5,9 @@ import json
 import pytest
 
 from halspan.core.captions import Caption, Sentence, Span, Votes
-from halspan.data.alignbench import AlignBench
 from halspan.data.corpus import Corpus
-from halspan.data.stats import agreement, fleiss_kappa, statistics, statistics_by_generator
+from halspan.data.inspection.statistics import agreement, fleiss_kappa, statistics, statistics_by_generator
+from halspan.data.readers.alignbench import AlignBench
 
 FIRST = Caption(
     "a/1",

@@ -10,9 +10,9 @@ import pytest
 
 from halspan.core.captions import Prediction, SentenceScore
 from halspan.core.errors import ConfigError, DataError
-from halspan.data import stream
-from halspan.data.addresses import downloaded_file
-from halspan.data.stream import BLOCK, ItemReader, JsonLinesFile, JsonLinesStream, Position, Shard, scan
+from halspan.data.download.addresses import downloaded_file
+from halspan.data.streams import records as stream
+from halspan.data.streams.records import BLOCK, ItemReader, JsonLinesFile, JsonLinesStream, Position, Shard, scan
 
 START, ALL = Position(), Shard()
 

@@ -7,14 +7,14 @@ from PIL import Image
 
 from halspan.core.captions import Prediction, SentenceScore
 from halspan.core.errors import ModelError
-from halspan.data import stream
-from halspan.data.stream import ItemReader, JsonLinesFile, Position, Shard
+from halspan.data.streams import records as stream
+from halspan.data.streams.records import ItemReader, JsonLinesFile, Position, Shard
 from halspan.inference import bulk
 from halspan.inference.bulk import score_blocks
-from halspan.inference.scoring import score
+from halspan.inference.scorer import Scorer
 from halspan.inference.tuning import Tuned, predict
 from halspan.models.detector import build_detector
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec, ModelSpec
 
 TAXONOMY = ("Attribute", "Object")
 COLOURS = ("red", "green", "blue")
@@ -33,7 +33,7 @@ def detector():
         attention="eager",
         lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
     )
-    return build_detector(spec, TAXONOMY)
+    return Scorer(*build_detector(spec, TAXONOMY), spec)
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def score_rows(detector):
 
     def score_rows(rows, *, read_image):
         score_rows.rows += rows
-        return predict(score(*detector, rows, read_image=read_image, rows_per_pass=4), Tuned(), TAXONOMY)
+        scores = detector.score_rows(rows, read_image=read_image, batch_tokens=4096)
+        return predict(scores, Tuned(), TAXONOMY)
 
     score_rows.rows = []
     return score_rows

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import DataError
-from halspan.inference.ensemble import Member, average
-from halspan.inference.scoring import CaptionScores
+from halspan.evaluation.ensemble import Member, average
+from halspan.inference.scores import CaptionScores
 from halspan.inference.tuning import Tuned, logits_of, predict, sigmoid
 
 TEXT = "A red dog."
@@ -43,6 +45,22 @@ def test_sentences_have_the_mean_of_the_calibrated_probabilities():
     ]
     (item,) = average(members, ("Object",))
     assert sigmoid(item.sentence_logit[0]) == pytest.approx((0.25 + 0.75) / 2)
+
+
+def test_sentences_whose_probability_rounds_to_0_or_1_keep_their_order():
+    def item(logit):
+        return replace(scores(WORDS, [0] * 4), sentence_logit=(logit,))
+
+    logits = [-90.0, -60.0, -3.0, 3.0, 40.0, 60.0, 90.0]
+    averaged = [
+        one.sentence_logit[0]
+        for logit in logits
+        for one in average([member(item(logit)), member(item(logit))], ("Object",))
+    ]
+    assert averaged == pytest.approx(logits)
+    # of 1 - 1e-9 and 1 - 1e-18, half of the first is what is left
+    (mixed,) = average([member(item(9 * np.log(10))), member(item(18 * np.log(10)))], ("Object",))
+    assert mixed.sentence_logit[0] == pytest.approx(9 * np.log(10) + np.log(2), abs=1e-6)
 
 
 def test_characters_have_the_mean_of_their_tokens_whatever_the_tokenizers():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from halspan.core.captions import Caption, PredictedSpan, Prediction, Sentence, SentenceScore, Span
-from halspan.inference.evaluation import judge_part, judge_row, judge_tokens
-from halspan.inference.scoring import CaptionScores
+from halspan.evaluation.figures import judge_part, judge_row, judge_tokens
+from halspan.inference.scores import CaptionScores
 from halspan.inference.tuning import Tuned, logits_of
 
 TEXT = "A red dog. A cat."

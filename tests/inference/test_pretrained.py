@@ -20,11 +20,11 @@ from halspan.core.captions import Caption, Sentence
 from halspan.core.decoding import DecodingParameters
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.data.rows import Row
-from halspan.inference.pretrained import About, Detector
+from halspan.inference.detector import About, Detector
 from halspan.inference.tuning import Tuned
+from halspan.models.backbones.tiny import save_tiny_llama4
 from halspan.models.detector import build_detector
-from halspan.models.spec import LoraSpec, ModelSpec
-from halspan.models.tiny import save_tiny_llama4
+from halspan.models.model_spec import LoraSpec, ModelSpec
 
 TAXONOMY = ("Attribute", "Object")
 TEXT = "A man rides a red horse. He wears a hat. Мужчина едет. 马站着。"
@@ -97,7 +97,7 @@ def test_a_loaded_detector_says_what_the_live_one_says(live, detector):
 
 def test_threads_get_the_predictions_of_their_own_texts(saved):
     detector = Detector.from_pretrained(saved, device="cpu")
-    decoder = detector._detector._base_model().language_model.model
+    decoder = detector._scorer.detector._base_model().language_model.model
     decoder.register_forward_pre_hook(lambda *_: time.sleep(0.003))
     decoder.register_forward_hook(lambda *_: time.sleep(0.003))
     questions = [(pixels(number), f"{TEXT} <|patch|>{' He waves.' * (number % 8)}") for number in range(16)]
@@ -164,9 +164,9 @@ def test_an_image_may_come_in_any_form(detector, tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((3, 3, 3)), r"an array of float64 and shape \(3, 3, 3\) is no picture; give 8-bit pixels"),
-        (np.zeros((3, 4, 4, 3), np.uint8), r"shape \(3, 4, 4, 3\) is no picture"),
-        (np.zeros((0, 3), np.uint8), "is no picture"),
+        (np.zeros((3, 3, 3)), r"an array of float64 and shape \(3, 3, 3\) is not an image; give 8-bit pixels"),
+        (np.zeros((3, 4, 4, 3), np.uint8), r"shape \(3, 4, 4, 3\) is not an image"),
+        (np.zeros((0, 3), np.uint8), "is not an image"),
         ("nowhere.png", r"nowhere\.png: does not exist"),
         (b"no image", "is not an image"),
         (3, "3 is an integer; give a path, a PIL image"),
@@ -281,10 +281,11 @@ def test_a_picture_that_leaves_no_room_for_a_text_is_the_error_of_its_items(save
     detector = Detector.from_pretrained(saved, device="cpu")
     wide = np.zeros((60, 180, 3), np.uint8)  # which is divided into more tiles
     needed = [
-        len(detector._encoder._encode_prompt(Image.fromarray(image))["input_ids"][0]) for image in (pixels(), wide)
+        len(detector._scorer.encoder._encode_prompt(Image.fromarray(image))["input_ids"][0])
+        for image in (pixels(), wide)
     ]
     assert needed[0] + 20 < needed[1]
-    detector._encoder._spec = replace(detector._spec, max_tokens=needed[1])
+    detector._scorer.encoder._spec = replace(detector._scorer.spec, max_tokens=needed[1])
     items = [(pixels(), "A dog."), (wide, "A cat."), (pixels(), "A bird.")]
     results = detector.predict_many(items, on_error=on_error)
     close(next(results), detector.predict(*items[0]))
@@ -323,7 +324,7 @@ def test_where_and_how_to_compute_is_refused_before_anything_is_loaded(options, 
 def test_the_side_on_which_the_tokenizer_pads_changes_nothing(saved, detector):
     items = [(pixels(0), TEXT), (pixels(1), "A dog.")]
     other = Detector.from_pretrained(saved, device="cpu")
-    other._encoder.processor.tokenizer.padding_side = "left"
+    other._scorer.encoder.processor.tokenizer.padding_side = "left"
     for one, two in zip(detector.predict_many(items), other.predict_many(items), strict=True):
         close(one, two)
 
@@ -367,9 +368,9 @@ def test_captions_are_scored_in_the_order_of_the_rows(detector):
 
 def test_the_tuned_threshold_and_temperature_decide(live):
     cold = Detector(
-        live._detector,
-        live._encoder,
-        spec=live._spec,
+        live._scorer.detector,
+        live._scorer.encoder,
+        spec=live._scorer.spec,
         taxonomy=TAXONOMY,
         tuned=replace(TUNED, temperature=5.0),
         about=live.about,
@@ -502,7 +503,7 @@ def test_a_link_of_the_hub_that_leads_elsewhere_is_refused(cache):
 
 @pytest.mark.parametrize("name", ["someone/else", "exports/typo", "a b"])
 def test_a_name_that_is_nothing_is_an_error(cache, name):
-    with pytest.raises(ModelError, match=rf"detector: '{name}' is no folder, and as a hub id cannot be fetched"):
+    with pytest.raises(ModelError, match=rf"detector: '{name}' is not a folder, and as a hub id cannot be fetched"):
         Detector.from_pretrained(name)
 
 
@@ -557,7 +558,7 @@ def of_hub(cache, live):
     save_tiny_llama4(backbone / "snapshots" / commit)
     (backbone / "refs").mkdir()
     (backbone / "refs" / "main").write_text(commit)
-    spec = replace(live._spec, backbone="someone/backbone")
+    spec = replace(live._scorer.spec, backbone="someone/backbone")
     torch.manual_seed(2)
     return Detector(*build_detector(spec, TAXONOMY), spec=spec, taxonomy=TAXONOMY, tuned=TUNED, about=live.about)
 
@@ -619,7 +620,7 @@ def test_the_package_has_no_other_lazy_names():
 
 def test_weights_that_are_not_numbers_are_an_error(saved, tmp_path):
     broken = Detector.from_pretrained(saved, device="cpu")
-    broken._detector.sentence_head.incorrect.bias.data.fill_(float("nan"))
+    broken._scorer.detector.sentence_head.incorrect.bias.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite"):
         broken.predict(pixels(), TEXT)
 

@@ -3,10 +3,10 @@
 import pytest
 
 from halspan.core.captions import Caption, PredictedSpan, Prediction, Sentence, SentenceScore, Span
-from halspan.core.texts import KnownTexts
-from halspan.data.split import LeftOut, Taken
-from halspan.inference.evaluation import judge_part
-from halspan.inference.seen_texts import judge_beside_train
+from halspan.core.text.known_texts import KnownTexts
+from halspan.data.split.parts import LeftOut, Taken
+from halspan.evaluation.figures import judge_part
+from halspan.evaluation.seen_texts import judge_beside_train
 
 
 def caption(name, first="A red dog.", second="A cat.", generator="g", labels=("incorrect", "correct")):
@@ -74,6 +74,16 @@ def test_where_no_text_is_known_the_figures_are_those_of_the_part():
     assert not [path for path in reasons if "without" in path]
 
 
+def test_a_figure_that_the_part_lacks_has_a_reason_where_no_text_is_known_too():
+    part = [predict(caption(name, labels=("correct", "correct")), 0.9, 0.2, found=False) for name in "ab"]
+    metrics, reasons = judge(part, train=[caption("t", "A new dog.", "An ox.")])
+    without = metrics["val"]["without_train_texts"]
+    assert without["sentence"]["auroc"]["macro"] is without["span"]["char"]["f1"] is None
+    assert reasons["val.without_train_texts.sentence.auroc.macro"] == "no generator has sentences of both classes"
+    assert reasons["val.without_train_texts.span.char.f1"] == "no gold spans"
+    assert reasons["val.without_train_texts.ci95.sentence.auroc.pooled"] == "undefined in 100% of the resamples"
+
+
 def test_where_every_text_is_known_there_is_no_figure_and_why():
     metrics, reasons = judge(train=[item.caption for item in PART])
     without = metrics["val"]["without_train_texts"]
@@ -87,7 +97,7 @@ def test_where_the_texts_of_train_are_not_known_it_is_said():
     metrics, reasons = judge(train=None)
     assert metrics["val"]["without_train_texts"] is None
     assert "sentences_in_train" not in metrics["val"]["n"]
-    assert reasons["val.without_train_texts"].startswith("the run's split.json does not say which texts")
+    assert reasons["val.without_train_texts"].startswith("the run's split.json does not list the texts")
 
 
 def test_captions_left_out_are_counted_where_the_figures_are():

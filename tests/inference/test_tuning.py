@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from halspan.core.captions import Caption, Prediction, Sentence, Span
-from halspan.inference.scoring import CaptionScores
+from halspan.inference.scores import CaptionScores
 from halspan.inference.tuning import (
     PRIOR_ITEMS,
     UNTUNED,

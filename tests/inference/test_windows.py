@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halspan.core.captions import Caption, Sentence
-from halspan.core.sentences import split_sentences
-from halspan.inference.scoring import score
+from halspan.core.text.sentences import split_sentences
+from halspan.inference.forward import score_batch
 from halspan.inference.windows import Window, plan_windows, score_texts
 from halspan.models.detector import build_detector
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec, ModelSpec
 
 IMAGE = Image.linear_gradient("L").convert("RGB").resize((40, 30))
 LONG = " ".join(f"A man rides a red horse number {n}. He wears a hat." for n in range(8))
@@ -127,13 +127,10 @@ def same(one, other):
 
 
 def test_a_text_that_fits_is_scored_as_in_training(make):
-    from pathlib import Path
-
-    from halspan.data.rows import Row
-
-    parts, text = make(), caption(LONG)
-    (ours,) = run(parts, text)
-    (theirs,) = score(*parts, [Row(Path("a.png"), (text,))], read_image=lambda path: IMAGE, rows_per_pass=1)
+    (detector, encoder), text = make(), caption(LONG)
+    (ours,) = run((detector, encoder), text)
+    batch = encoder.collate([encoder.encode(IMAGE, [text], targets=False)])
+    (theirs,) = score_batch(detector.eval(), batch)
     same(ours, theirs)
 
 
@@ -219,6 +216,25 @@ def test_a_sentence_without_tokens_is_unscored(make):
     assert (scores.sentence_logit[1], scores.unscored[1]) == (None, "the tokenizer finds no token in it")
     (long,) = run(make(room=4), item)
     assert (long.sentence_logit[1], long.unscored[1]) == (None, "the tokenizer finds no token in it")
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_window_that_would_hold_whitespace_alone_is_left_out(make, is_causal):
+    text = "A red" + "\n" * 200 + "dog sits."
+    item = Caption("1", "a", "g", "image_to_text", text, (Sentence(0, len(text)),))
+    (scores,) = run(make("causal" if is_causal else "bidirectional", room=30), item, is_causal=is_causal)
+    read = {text[start:end] for start, end in scores.offsets}
+    assert scores.sentence_logit[0] is not None
+    assert all(letter in "".join(read) for letter in "Areddogsits.")
+
+
+def test_a_sentence_counts_once_in_the_cost_however_many_windows_read_it(make):
+    without_ink = Caption("2", "a", "g", "image_to_text", "A dog.   ", (Sentence(0, 6), Sentence(7, 8)))
+    costs = []
+    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink])]
+    list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
+    assert len(costs) == 1  # LONG and ENDLESS take several windows each
+    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1
 
 
 def test_all_windows_of_a_text_are_used(make):

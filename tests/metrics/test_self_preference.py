@@ -52,6 +52,6 @@ def test_a_generator_and_a_backbone_of_one_family_meet():
 
 
 def test_every_backbone_family_that_can_be_trained_is_in_the_table():
-    from halspan.models.families import FAMILIES
+    from halspan.models.backbones.families import FAMILIES
 
     assert [model_type for model_type in FAMILIES if family_of_backbone(model_type) is None] == []

@@ -10,9 +10,9 @@ from torchmetrics import Metric
 
 from halspan.core.errors import DataError
 from halspan.metrics.judged import judged_sentences
-from halspan.metrics.shells import SentenceAuroc, SpanF1, TokenF1
 from halspan.metrics.span import count_characters, count_tokens
 from halspan.metrics.summary import summarize
+from halspan.metrics.torchmetrics import SentenceAuroc, SpanF1, TokenF1
 
 GENERATORS = ("a", "b", "c")
 

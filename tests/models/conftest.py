@@ -1,19 +1,11 @@
-"""Tiny backbones, saved once."""
+"""Makers of specs of tiny backbones."""
 
 from pathlib import Path
 
 import pytest
-from tiny_models import MakeSpec, save_tiny_llava, spec_maker
 
-from halspan.models.backbone import TINY_LLAMA4
-
-
-@pytest.fixture(scope="session")
-def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a tiny LLaVA."""
-    folder = tmp_path_factory.mktemp("llava")
-    save_tiny_llava(folder)
-    return folder
+from halspan.models.backbones.loading import TINY_LLAMA4
+from halspan.testing.tiny_models import MakeSpec, spec_maker
 
 
 @pytest.fixture(params=["llava", "llama4"])

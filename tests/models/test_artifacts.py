@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import MakeSpec
 
 from halspan.core.errors import ModelError
-from halspan.models.artifacts import check_folder, plain_name, read_header, read_json
-from halspan.models.backbone import load_backbone
-from halspan.models.shards import INDEX, WHOLE, commit_of, fingerprint, open_checkpoint
+from halspan.models.backbones.loading import load_backbone
+from halspan.models.backbones.shards import INDEX, WHOLE, commit_of, fingerprint, open_checkpoint
+from halspan.models.folder.safe_files import check_folder, plain_name, read_header, read_json
+from halspan.testing.tiny_models import MakeSpec
 
 
 class Trap:
@@ -91,13 +91,13 @@ def test_a_header_that_claims_more_than_the_file_has_is_refused_without_allocati
 )
 def test_a_header_that_makes_no_sense_is_refused(folder: Path, header: bytes):
     (folder / "heads.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(ModelError, match=r"heads\.safetensors is (no safetensors file|incomplete)"):
+    with pytest.raises(ModelError, match=r"heads\.safetensors is (not a safetensors file|incomplete)"):
         check_folder(folder)
 
 
 def test_an_empty_file_is_no_safetensors_file(folder: Path):
     (folder / "heads.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         check_folder(folder)
 
 
@@ -123,7 +123,7 @@ def test_json_that_is_too_large_or_too_deep_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="more than the"):
         read_json(file)
     file.write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         read_json(file)
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_plain_file_is_refused(folder: Path):
     "name", ["../heads.safetensors", "/etc/passwd", "a/b.safetensors", "model.bin", "..", "", 3, "a\\b.safetensors"]
 )
 def test_an_index_names_only_files_beside_it(tiny_llava: Path, tmp_path: Path, make_llava_spec: MakeSpec, name: object):
-    with pytest.raises(ValueError, match="no safetensors file beside it"):
+    with pytest.raises(ValueError, match="not a safetensors file in its folder"):
         plain_name(name, INDEX)
     (tmp_path / "config.json").write_text((tiny_llava / "config.json").read_text())
     for file in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -13,18 +13,18 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_families import PROMPTS, save_tiny
-from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from halspan.core.errors import ModelError
 from halspan.models.detector import SpanDetector, build_detector
-from halspan.models.encoding import RowEncoder
-from halspan.models.export import HEADS, Written, adapter_tensors, head_tensors, identify_backbone, write_weights
-from halspan.models.load import load_detector
-from halspan.models.record import DETECTOR, DetectorRecord, model_record
-from halspan.models.spec import LoraSpec
+from halspan.models.folder.load import load_detector
+from halspan.models.folder.record import DETECTOR, DetectorRecord, model_record
+from halspan.models.folder.write import HEADS, Written, adapter_tensors, head_tensors, identify_backbone, write_weights
+from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.model_spec import LoraSpec
+from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 
 # transformers' PaliGemma processor makes an array of a tensor as numpy 1 did
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -166,7 +166,7 @@ def test_heads_alone_have_nothing_to_merge(tmp_path):
 
 
 def test_a_large_model_is_written_in_shards_that_load(tmp_path, monkeypatch):
-    monkeypatch.setattr("halspan.models.export.LARGEST_SHARD", "200KB")
+    monkeypatch.setattr("halspan.models.folder.write.LARGEST_SHARD", "200KB")
     detector, encoder, spec = build("llava")
     before = scores(detector, encoder)
     write(tmp_path / "out", detector, encoder, spec, merge=True)
@@ -293,10 +293,10 @@ def test_what_was_not_exported_is_refused(folder):
         (lambda record: record.pop("tuned"), "tuned: .* is not possible"),
         (lambda record: record["model"].update(context="sideways"), "sideways"),
         (lambda record: record.update(image_backend="torchvision"), "image_backend: 'torchvision' is not possible"),
-        (lambda record: record["files"].update({"../secret": "0" * 64}), r"'../secret' is no name of a file"),
+        (lambda record: record["files"].update({"../secret": "0" * 64}), r"'../secret' is not the name of a file"),
         (lambda record: record["backbone"].update(folder="../other"), "folder: '../other' is not possible"),
-        (lambda record: record["backbone"].update(folder=None, name="/etc"), "is no backbone of the hub"),
-        (lambda record: record["backbone"].update(folder=None, name="a/b"), "is no backbone of the hub"),
+        (lambda record: record["backbone"].update(folder=None, name="/etc"), "is not a backbone of the hub"),
+        (lambda record: record["backbone"].update(folder=None, name="a/b"), "is not a backbone of the hub"),
         (lambda record: record["backbone"].update(folder="."), "cannot be that of a detector of the kind 'adapter'"),
         (lambda record: record.update(kind="heads"), "kind 'heads' does not go with model.lora"),
         (lambda record: record["model"].update(lora=None), "kind 'adapter' does not go with model.lora None"),
@@ -310,4 +310,4 @@ def test_a_record_that_is_not_possible_is_refused(folder, change, message):
 
 
 def test_a_folder_without_a_record_is_no_detector(tmp_path):
-    refuses(tmp_path, r"has no detector\.json, so it is no exported detector")
+    refuses(tmp_path, r"has no detector\.json, so it is not an exported detector")

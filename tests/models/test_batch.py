@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halspan.core.captions import Caption, Sentence
-from halspan.models.batch import Batch, EncodedCaption, EncodedRow, collate, pack
-from halspan.models.context import NO_BLOCK, PADDING, PROMPT
+from halspan.models.inputs.batch import Batch, EncodedCaption, EncodedRow, collate, pack
+from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT
 
 P, X, N = PROMPT, PADDING, NO_BLOCK
 

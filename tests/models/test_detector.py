@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import TAXONOMY, TEXTS, MakeSpec, make_caption, make_image
 
 from halspan.core.captions import Caption, Span
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import Logits, combine, loss_terms
 from halspan.models.detector import SpanDetector, build_detector
-from halspan.models.encoding import Batch, RowEncoder
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.inputs.encoding import Batch, RowEncoder
+from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.testing.tiny_models import TAXONOMY, TEXTS, MakeSpec, make_caption, make_image
 
 CONTEXTS = ["causal", "echo", "bidirectional", "bidirectional_sentence"]
 CAPTIONS = tuple(map(make_caption, TEXTS))

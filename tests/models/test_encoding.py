@@ -5,14 +5,14 @@ import pytest
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 from tokenizers import normalizers
 from transformers import AutoProcessor, AutoTokenizer
 
 from halspan.core.captions import Caption, Sentence, Span
 from halspan.core.errors import DataError, ModelError
-from halspan.models.backbone import load_backbone
-from halspan.models.encoding import RowEncoder, render_prompt
+from halspan.models.backbones.loading import load_backbone
+from halspan.models.inputs.encoding import RowEncoder, render_prompt
+from halspan.testing.tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 
 N_IMAGE_TOKENS = 9
 
@@ -176,7 +176,7 @@ def test_a_prompt_without_the_placeholder_becomes_a_users_turn():
 
 
 def test_no_more_captions_are_kept_than_memory_allows(make_encoder, monkeypatch):
-    monkeypatch.setattr("halspan.models.encoding._MOST_CACHED", 1)
+    monkeypatch.setattr("halspan.models.inputs.encoding._MOST_CACHED", 1)
     encoder = make_encoder()
     first, _, again = (encode(encoder, make_caption(text)).captions[0] for text in ("A.", "B.", "A."))
     assert first is not again

@@ -1,74 +1,42 @@
 """The whole matrix for every family of backbones: a tiny random model of the real classes each."""
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file, save_file
-from tiny_families import PROMPTS, save_tiny
-from tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 from transformers.models.smolvlm import processing_smolvlm
 
-from halspan.core.captions import Caption, Span
+from halspan.core.captions import Span
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
-from halspan.models.components import plain_path, quantisable
-from halspan.models.context import PADDING
-from halspan.models.detector import SpanDetector, build_detector
-from halspan.models.encoding import Batch, RowEncoder, render_prompt
-from halspan.models.families import FAMILIES
-from halspan.models.quantize import state_of
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.backbones.components import plain_path, quantisable
+from halspan.models.backbones.families import FAMILIES
+from halspan.models.backbones.quantize import state_of
+from halspan.models.detector import SpanDetector
+from halspan.models.inputs.context import PADDING
+from halspan.models.inputs.encoding import Batch, RowEncoder, render_prompt
+from halspan.models.model_spec import LoraSpec
+from halspan.testing.tiny_detectors import CAPTIONS, SIZES, build, encode, saved
+from halspan.testing.tiny_families import PROMPTS
+from halspan.testing.tiny_models import TEXTS, make_caption, make_image
 
-CAPTIONS = tuple(map(make_caption, TEXTS))
 CONTEXTS = ("causal", "echo", "bidirectional", "bidirectional_sentence")
-SIZES = ((120, 90), (64, 128), (96, 32))  # pixels; images of one batch have different numbers of tokens and tiles
 WITHIN = 1e-4
 
 # transformers' PaliGemma processor makes an array of a tensor as numpy 1 did
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 families = pytest.mark.parametrize("name", PROMPTS)
-
-
-@lru_cache
-def saved(name: str) -> str:
-    """Save a family's tiny model once."""
-    folder = Path(mkdtemp(prefix=f"{name}-"))
-    save_tiny(name, folder)
-    return str(folder)
-
-
-def spec_of(name: str, **changes: Any) -> ModelSpec:
-    return spec_maker(saved(name), PROMPTS[name])(**({"max_tokens": 512} | changes))
-
-
-def build(name: str, *, seed: int = 0, **changes: Any) -> tuple[SpanDetector, RowEncoder]:
-    """Build a detector whose adapters do something: new ones are zero, and would hide mistakes."""
-    torch.manual_seed(seed)
-    detector, encoder = build_detector(spec_of(name, **changes), TAXONOMY)
-    for path, parameter in detector.named_parameters():
-        if "lora_B" in path:
-            nn.init.normal_(parameter, std=0.1)
-    return detector.eval(), encoder
-
-
-def encode(encoder: RowEncoder, *rows: Sequence[Caption]) -> Batch:
-    """Encode rows, each with an image of another size."""
-    images = [make_image(n, width=SIZES[n % 3][0], height=SIZES[n % 3][1]) for n in range(len(rows))]
-    return encoder.collate([encoder.encode(image, row) for image, row in zip(images, rows, strict=True)])
 
 
 @torch.no_grad()
@@ -140,6 +108,14 @@ def test_what_a_token_sees_ahead_is_what_the_context_says_in_all_families(name):
         firsts = [states(detector, encode(encoder, [make_caption(text)]))[0][0] for text in texts]
         seen = tuple(int((other - firsts[0]).abs().max() > 1e-4) for other in firsts[1:])
         assert seen == sees[context], context
+
+
+@families
+def test_an_encoder_goes_to_processes_that_read_data_in_all_families(name):
+    """What is spawned gets it pickled."""
+    detector, encoder = build(name)
+    again = pickle.loads(pickle.dumps(encoder))
+    assert torch.equal(detector.states(encode(again, CAPTIONS)), detector.states(encode(encoder, CAPTIONS)))
 
 
 @families

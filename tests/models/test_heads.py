@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from halspan.models.heads import SentenceHead, TokenHead
+from halspan.core.errors import ModelError
+from halspan.models.heads.building import build_head, check_shape
+from halspan.models.heads.comparing import TokenHead
+from halspan.models.heads.linear import LinearSentenceHead, LinearTokenHead
+from halspan.models.heads.pooling import SentenceHead
 
 
 def test_the_token_head_gives_one_logit_and_one_for_each_type():
@@ -69,3 +73,44 @@ def test_a_sentence_without_tokens_gets_a_finite_logit_and_gives_no_gradient():
 def test_a_batch_without_a_single_token_is_possible():
     assert SentenceHead(4)(torch.empty(0, 4), torch.empty(0), torch.tensor([[-1]])).isfinite().all()
     assert TokenHead(4, 2)(*[torch.empty(0, 4)] * 3)[1].shape == (0, 2)
+
+
+def test_linear_heads_read_the_state_alone():
+    tokens, sentences = LinearTokenHead(2, 3), LinearSentenceHead(2)
+    states = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])  # normalised: (1, -1), (-1, 1), (1, -1)
+    with torch.no_grad():
+        tokens.hallucinated.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        sentences.incorrect.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        tokens.hallucinated.bias.zero_()
+        sentences.incorrect.bias.zero_()
+    hallucinated, types = tokens(states, torch.randn(3, 2), torch.randn(3, 2))
+    assert hallucinated.tolist() == pytest.approx([1.0, -1.0, 1.0], abs=1e-4)
+    assert types.shape == (3, 3)
+    logits = sentences(states, torch.randn(3), torch.tensor([[0, 1], [2, -1], [-1, -1]]))
+    assert logits.tolist() == pytest.approx([0.0, 1.0, 0.0], abs=1e-4)  # the mean of a sentence's own tokens
+
+
+class Counting(nn.Module):
+    """A head with a weight that no checkpoint would hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+
+class CountingSpec:
+    name = "counting"
+
+    def build(self, hidden, n_types):
+        return Counting()
+
+
+def test_a_head_with_weights_that_would_not_be_stored_is_refused():
+    with pytest.raises(ModelError, match=r"model.token_head: 'counting' has weights .* such as 'count'"):
+        build_head("token_head", CountingSpec(), 4, 2)
+
+
+def test_logits_of_another_shape_are_refused():
+    check_shape("sentence_head", torch.zeros(3), (3,))
+    with pytest.raises(ModelError, match=r"model.sentence_head: .* shape \(3,\), got \(3, 1\)"):
+        check_shape("sentence_head", torch.zeros(3, 1), (3,))

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_models import make_image
 
-from halspan.models.llama4_images import Llama4ImageProcessorPil, best_canvas, canvases, cut, fit, pad
+from halspan.models.backbones.llama4_images import Llama4ImageProcessorPil, best_canvas, canvases, cut, fit, pad
+from halspan.testing.tiny_models import make_image
 
 sides = st.integers(1, 3000)
 

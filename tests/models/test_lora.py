@@ -2,13 +2,13 @@ import re
 
 import pytest
 import torch
-from tiny_models import MakeSpec
 
 from halspan.core.errors import ModelError
-from halspan.models.backbone import Backbone, load_backbone
-from halspan.models.families import DEFAULT, FAMILIES
+from halspan.models.backbones.families import DEFAULT, FAMILIES
+from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.lora import add_lora, find_targets
-from halspan.models.spec import LoraSpec
+from halspan.models.model_spec import LoraSpec
+from halspan.testing.tiny_models import MakeSpec
 
 
 def lora(*targets: str, **changes) -> LoraSpec:

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_models import TAXONOMY, MakeSpec
 
 from halspan.core.errors import ModelError
-from halspan.models import skeleton as skeleton_module
-from halspan.models.activations import estimate_activations
+from halspan.models.backbones.families import family_of
+from halspan.models.backbones.quantize import nf4_bytes
 from halspan.models.detector import build_detector
-from halspan.models.families import family_of
-from halspan.models.inventory import take_inventory
-from halspan.models.plan import PassSize, make_plan
-from halspan.models.quantize import nf4_bytes
-from halspan.models.remedies import Device, combine_remedies, find_remedies, require_room
-from halspan.models.skeleton import Skeleton, build_skeleton, shipped_ids
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.models.plan import skeleton as skeleton_module
+from halspan.models.plan.activations import estimate_activations
+from halspan.models.plan.inventory import take_inventory
+from halspan.models.plan.memory import PassSize, make_plan
+from halspan.models.plan.remedies import Device, combine_remedies, find_remedies, require_room
+from halspan.models.plan.skeleton import Skeleton, build_skeleton, shipped_ids
+from halspan.testing.tiny_models import TAXONOMY, MakeSpec
 
 SCOUT = "meta-llama/Llama-4-Scout-17B-16E-Instruct"
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -53,9 +53,9 @@ def shipped_config(hub_id: str) -> dict[str, Any]:
 
 
 def configured(name: str) -> ModelSpec:
-    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    del config["_target_"]
-    return ModelSpec(**config)
+    base, own = (yaml.safe_load((CONF / f"{file}.yaml").read_text()) for file in ("_base", name))
+    del base["_target_"], own["defaults"]
+    return ModelSpec(**(base | own | {"lora": base["lora"] | own.get("lora", {})}))
 
 
 def test_every_configuration_that_is_shipped_has_published_figures():
@@ -272,7 +272,7 @@ def test_lora_targets_are_checked_without_weights(make_llava_spec: MakeSpec):
     ("backbone", "message"),
     [
         ("nobody/nothing", "no folder, and as a hub id cannot be read.*download the hub id once"),
-        ("builtin:llama5", "'builtin:llama5' is not built in; what is: builtin:llama4-tiny"),
+        ("builtin:llama5", "'builtin:llama5' is not built in; what is: builtin:shapes, builtin:llama4-tiny"),
     ],
 )
 def test_a_configuration_that_is_nowhere_is_an_error(make_llava_spec: MakeSpec, monkeypatch, backbone, message):

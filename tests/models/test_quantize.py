@@ -6,20 +6,20 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Linear4bit
-from tiny_models import MakeSpec
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from halspan.core.errors import ModelError
-from halspan.models.backbone import load_backbone
-from halspan.models.components import plain_path
-from halspan.models.families import FAMILIES
-from halspan.models.inventory import measure
+from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import FAMILIES
+from halspan.models.backbones.loading import load_backbone
+from halspan.models.backbones.quantize import Dequantize, quantize, state_of
+from halspan.models.backbones.shards import StoredTensor
+from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.models.lora import add_lora
-from halspan.models.quantize import Dequantize, quantize, state_of
-from halspan.models.shards import StoredTensor
-from halspan.models.spec import LoraSpec
-from halspan.models.synthetic import save_random_llama4
+from halspan.models.model_spec import LoraSpec
+from halspan.models.plan.inventory import measure
+from halspan.testing.tiny_models import MakeSpec
 
 EVERYTHING = LoraSpec(r=4, alpha=8, dropout=0.0, targets=["language", "experts"], rslora=True)
 IDS = torch.arange(20, 34).reshape(2, 7)

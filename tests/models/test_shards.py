@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import MakeSpec
 
 from halspan.core.errors import ModelError
-from halspan.models.backbone import load_backbone
-from halspan.models.shards import INDEX, open_checkpoint
-from halspan.models.synthetic import save_random_llama4
+from halspan.models.backbones.loading import load_backbone
+from halspan.models.backbones.shards import INDEX, open_checkpoint
+from halspan.models.backbones.synthetic import save_random_llama4
+from halspan.testing.tiny_models import MakeSpec
 
 LAYER = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "num_local_experts": 2}
 
@@ -62,5 +62,5 @@ def test_weights_of_a_quantised_type_are_an_error_that_names_them(sharded: Path,
     weights = load_file(file)
     name = next(iter(weights))
     save_file(weights | {name: weights[name].to(dtype)}, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=rf"stores 1 weights as \w+, such as {name}: it is quantised already; give"):
+    with pytest.raises(ModelError, match=rf"stores 1 weights as \w+, such as {name}: it is already quantized; give"):
         load_backbone(make_llama4_spec(backbone=str(sharded)))

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import PROMPTS, save_tiny
-from tiny_models import TAXONOMY, MakeSpec, make_caption, make_image, spec_maker
 from torch import Tensor
 
 from halspan.models.detector import SpanDetector, build_detector
-from halspan.models.encoding import RowEncoder
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_models import TAXONOMY, MakeSpec, make_caption, make_image, spec_maker
 
 N_THREADS = 8
 CAPTIONS = tuple(make_caption(f"The sign says <|patch|>{'. A red horse' * n}.") for n in range(N_THREADS))

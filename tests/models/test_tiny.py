@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny_models import TEXTS
 
-from halspan.models.backbone import TINY_LLAMA4, load_backbone
-from halspan.models.spec import ModelSpec
-from halspan.models.tiny import save_tiny_llama4
+from halspan.models.backbones.loading import TINY_LLAMA4, load_backbone
+from halspan.models.backbones.tiny import save_tiny_llama4
+from halspan.models.model_spec import ModelSpec
+from halspan.testing.tiny_models import TEXTS
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from small_report import PREDICTIONS
 
+from halspan.app import train
 from halspan.data.corpus import Corpus
-from halspan.reporting.origin import describe_process, describe_run, find_commit, origin_lines
+from halspan.evaluation.origin import describe_process, describe_run, find_commit
+from halspan.reporting.origin import origin_lines
 
 
 @pytest.fixture
@@ -36,6 +38,11 @@ def test_a_run_is_described_by_its_command_its_corpus_and_what_trained_it(corpus
     assert run["corpus"] == {"name": "captions", "captions": 4, "reader": "jsonl", "file": "captions.jsonl"}
     assert run["train"] == {"captions": 2, "images": 2, "sentences": 4, "generators": ["sd"]}
     assert run["left_out"] == {"missing image": 2}
+
+
+def test_an_installed_command_is_told_as_it_was_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [train.__file__, "trainer.max_steps=20"])
+    assert describe_process()["command"] == "halspan train trainer.max_steps=20"
 
 
 def test_a_process_that_a_launcher_started_has_no_command_to_show(monkeypatch):

@@ -6,11 +6,11 @@ import pytest
 from matplotlib.figure import Figure
 from small_report import PREDICTIONS, judged, predict
 
-from halspan.reporting.drawing import NARROW, series
 from halspan.reporting.paper_table import paper_table
-from halspan.reporting.plots import draw_comparison, draw_curves, draw_generators, draw_preference
-from halspan.reporting.slice_plots import draw_slices, sketch_type
-from halspan.reporting.svg import BLUE, render
+from halspan.reporting.plots.drawing import NARROW, series
+from halspan.reporting.plots.scores import draw_comparison, draw_curves, draw_generators, draw_preference
+from halspan.reporting.plots.slices import draw_slices, sketch_type
+from halspan.reporting.plots.svg import BLUE, render
 
 
 class Elements(HTMLParser):

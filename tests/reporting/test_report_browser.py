@@ -166,7 +166,7 @@ def controlled(tmp_path_factory):
         {"test_heldout": predictions},
         detector={"name": "llama4_lora-seed=1", "family": "llama"},
         blind=row | {"title": "images exchanged"},
-        baselines={"bow": row | {"title": "bag of words"}},
+        baselines={"bow": row | {"title": "BAG OF WORDS WITHOUT ORDER"}},
     )
     write_report(folder, title="R", metrics=metrics, parts={"test_heldout": predictions}, read_image=paint)
     return folder / "report.html"
@@ -205,6 +205,21 @@ def test_every_point_of_the_control_plot_is_in_sight(open_page, controlled, widt
     assert "llama4_lora-seed=1" in shown.text_content()
     scale = box["width"] / float(shown.get_attribute("width"))
     assert scale > 0.9  # its text is as large as that of the page
+
+
+CUT_TEXTS = """() => [...document.querySelectorAll("svg.plot")].flatMap((plot) => {
+  const frame = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll("text")].filter((text) => {
+    const box = text.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1);
+  }).map((text) => text.textContent);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_text_of_a_plot_is_cut(open_page, controlled, width):
+    page = open_page(controlled, viewport={"width": width, "height": 800})
+    assert page.evaluate(CUT_TEXTS) == []
 
 
 def test_first_columns_stay_when_a_table_is_scrolled(open_page, controlled):

@@ -3,8 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
+from halspan.reporting.plans import trainable_table
 from halspan.reporting.sweeps import main_figures, summarize_sweep, sweep_tables
-from halspan.reporting.tables import metrics_table, trainable_table
+from halspan.reporting.tables import metrics_table
 
 
 def shown(table, width=80):

@@ -1,21 +1,17 @@
 """The shapes backbone is pre-trained on true captions of scenes that the corpus does not hold."""
 
 import random
-import sys
-from pathlib import Path
 
+import pretrain
 import pytest
 import torch
+import true_captions
 from transformers import PreTrainedTokenizerFast
 
 from halspan.data.shapes import Shapes, captioning
 from halspan.data.shapes.language import Statement
 from halspan.data.shapes.scenes import Scene, Thing, sample_scene
 from halspan.data.shapes.world import _plan, image_seed
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "shapes_backbone"))
-import pretrain
-import true_captions
 
 
 @pytest.fixture(scope="module")

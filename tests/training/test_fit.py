@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import ROOT, figures, run, small_overrides, write_corpus
+from small_runs import ROOT, figures, run, small_overrides
+
+from halspan.testing.small_corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,21 @@ def test_mixed_precision_and_heads_alone_train_too(corpus, tmp_path, choice):
     trained = weights(tmp_path)
     assert all(value.dtype == torch.float32 for value in trained.values())
     assert any("lora_" in name for name in trained) == (choice != "model.lora=null")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_processes_that_are_spawned_read_data_as_the_training_process_does(corpus, tmp_path):
+    """The loader takes the platform's way to start processes, which on macOS and Windows is to spawn them."""
+    before = torch.multiprocessing.get_start_method()
+    run(*small_overrides(corpus), f"run_dir={tmp_path / 'none'}")
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        run(*small_overrides(corpus), "trainer.workers=2", f"run_dir={tmp_path / 'two'}")
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+    assert differences(weights(tmp_path / "none"), weights(tmp_path / "two")) == 0
+    assert figures(tmp_path / "none") == figures(tmp_path / "two")
 
 
 def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path):

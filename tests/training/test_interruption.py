@@ -8,7 +8,9 @@ import time
 
 import pytest
 import torch
-from small_runs import ROOT, figures, run, small_overrides, write_corpus
+from small_runs import ROOT, figures, run, small_overrides
+
+from halspan.testing.small_corpora import write_corpus
 
 pytestmark = pytest.mark.slow  # test_resume.py has signals inside a process
 
@@ -64,7 +66,7 @@ def test_sigterm_ends_training_with_a_checkpoint_and_its_status_and_the_run_goes
     process = start(*overrides(corpus), f"run_dir={ended}")
     status, line = end(process, signal.SIGTERM, when=trains(ended))
     assert status == 143
-    assert line == "interrupted by SIGTERM; the same command with resume=true goes on from last.ckpt"
+    assert line == "interrupted by SIGTERM; the same command with resume=true continues from last.ckpt"
     assert 0 < step(ended) < 30
     run(*overrides(corpus), f"run_dir={ended}", "resume=true")
     run(*overrides(corpus), f"run_dir={whole}")
@@ -98,7 +100,7 @@ def test_sigusr1_under_slurm_writes_last_ckpt_alone_and_puts_no_job_back(corpus,
 def test_a_signal_to_the_processes_that_read_data_too_ends_training_all_the_same(corpus, tmp_path, number):
     process = start(*overrides(corpus), "trainer.workers=2", f"run_dir={tmp_path}")
     status, line = end(process, number, when=trains(tmp_path), group=True)
-    assert (status, line.split("; ")[1]) == (128 + number, "the same command with resume=true goes on from last.ckpt")
+    assert (status, line.split("; ")[1]) == (128 + number, "the same command with resume=true continues from last.ckpt")
     assert step(tmp_path) > 0
 
 
@@ -123,7 +125,7 @@ def test_a_signal_while_a_run_is_judged_says_how_to_go_on(corpus, tmp_path):
     folder = tmp_path / "run"
     process = start(*overrides(corpus), "trainer.max_steps=2", f"run_dir={folder}")
     status, line = end(process, signal.SIGTERM, when=(folder / "last.ckpt").exists)
-    assert (status, line.split("; ")[1]) == (143, "the same command with resume=true goes on from last.ckpt")
+    assert (status, line.split("; ")[1]) == (143, "the same command with resume=true continues from last.ckpt")
     assert not (folder / "metrics.json").exists()
     run(*overrides(corpus), "trainer.max_steps=2", f"run_dir={folder}", "resume=true")
     process = start(f"run={folder}", script="evaluate.py")

@@ -7,8 +7,8 @@ from pytorch_lightning.loggers import CSVLogger
 
 from halspan.core.errors import ConfigError
 from halspan.training.loggers import _wandb_id, build_logger, finish_logger
+from halspan.training.run_spec import CsvLoggerSpec, WandbLoggerSpec
 from halspan.training.rundir import RunDirectory
-from halspan.training.spec import CsvLoggerSpec, WandbLoggerSpec
 
 OFFLINE = WandbLoggerSpec(project="tests", entity=None, mode="offline", tags=["a"])
 
@@ -56,7 +56,7 @@ def test_wandb_warns_of_nothing_that_halspan_does_and_prints_names_as_text(tmp_p
 from pathlib import Path
 from halspan.training.loggers import _wandb_id, build_logger, finish_logger
 from halspan.training.rundir import RunDirectory
-from halspan.training.spec import WandbLoggerSpec
+from halspan.training.run_spec import WandbLoggerSpec
 spec = WandbLoggerSpec(project="tests", entity=None, mode="offline", tags=[])
 logger = build_logger(spec, RunDirectory(Path({str(tmp_path)!r})), name="small", settings={{}})
 logger.log_metrics({{"train/loss": 1.0}}, step=1)

@@ -1,11 +1,13 @@
 import pytest
 import torch
-from small_runs import run, small_overrides, write_corpus
+from small_runs import run, small_overrides
 
+from halspan.app.configuration import configure
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.models.detector import build_detector
-from halspan.models.spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.testing.small_corpora import write_corpus
 from halspan.training.fit import check_machine, fit
 from halspan.training.module import DetectorModule, load_trained, seed_step
 
@@ -61,7 +63,7 @@ def test_as_many_parameters_at_other_places_are_refused_too(tmp_path):
 
 def test_a_loss_that_is_no_number_any_more_stops_training(tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
-    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at optimiser step 1; lower optimizer\.lora_lr"):
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at optimizer step 1; lower optimizer\.lora_lr"):
         run(
             *small_overrides(corpus),
             "optimizer.head_lr=1e30",
@@ -102,8 +104,6 @@ def test_training_needs_a_row_to_train_on_and_one_to_validate_on():
 def test_a_gpu_that_is_not_there_is_refused():
     from small_runs import configuration
 
-    import configure
-
-    spec = configure.build(configuration("trainer=gpu").trainer)
+    spec = configure.build(configuration("trainer=gpu").trainer, "trainer")
     with pytest.raises(ConfigError, match="1 GPUs asked for, 0 visible"):
         check_machine(spec)

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import figures, run, small_overrides, write_corpus
+from small_runs import figures, run, small_overrides
 
-from halspan.models.synthetic import save_random_llama4
+from halspan.models.backbones.synthetic import save_random_llama4
+from halspan.testing.small_corpora import write_corpus
 from halspan.training.module import DetectorModule
 
 WIDE = {

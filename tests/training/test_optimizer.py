@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from halspan.training.optimizer import build_optimizer, schedule_factor
-from halspan.training.spec import OptimizerSpec
+from halspan.training.run_spec import OptimizerSpec
 
 
 def spec(**changes):

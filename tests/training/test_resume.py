@@ -1,6 +1,7 @@
 """Runs that are made longer, and runs that a signal ends: what they leave, and where they go on."""
 
 import contextlib
+import csv
 import json
 import os
 import resource
@@ -12,13 +13,16 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from small_runs import ROOT, run, small_overrides, write_corpus
+from small_runs import ROOT, run, small_overrides
 
+from halspan.app import fitting
 from halspan.core.errors import ConfigError, ResourceError
 from halspan.core.files import write_json
+from halspan.testing.small_corpora import write_corpus
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.module import DetectorModule
 
+FIGURES = {"reasons": {}}
 STEPS = ["trainer.max_steps=null", "trainer.val_every_steps=null"]
 SMALL = ["trainer.val_every_steps=4", "trainer.rows_per_pass=2"]
 
@@ -26,16 +30,15 @@ SMALL = ["trainer.val_every_steps=4", "trainer.rows_per_pass=2"]
 @pytest.fixture(scope="module", autouse=True)
 def unjudged():
     """Leave out judging, which takes longer than training; a finished run has figures all the same."""
-    import judge
 
     def leave_figures(*_, folder, **__):
-        write_json(folder / "metrics.json", {"figure": 1.0})
-        return {"figure": 1.0}
+        write_json(folder / "metrics.json", FIGURES)
+        return FIGURES, {}
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, instead in (("score_tasks", lambda *_, **__: None), ("show_figures", lambda *_: None)):
-            patch.setattr(judge, name, instead)
-        patch.setattr(judge, "judge", leave_figures)
+        for name in ("score_jobs", "leave_figures", "show_figures"):
+            patch.setattr(fitting, name, lambda *_, **__: None)
+        patch.setattr(fitting, "judge", leave_figures)
         yield
 
 
@@ -85,16 +88,32 @@ def test_a_longer_run_follows_the_schedule_of_its_new_length_at_once_and_says_so
     run(*overrides, "trainer.max_steps=2")
     with caplog.at_level("INFO", logger="halspan"):
         run(*overrides, "trainer.max_steps=4", "resume=true")
-    assert "was to have 2 optimiser steps and has 4 now: from here on the learning rate follows" in caplog.text
+    assert "was to have 2 optimizer steps and has 4 now: from here on the learning rate follows" in caplog.text
     header, first, *_ = (tmp_path / "logs/version_1/metrics.csv").read_text().splitlines()
     rate = float(first.split(",")[header.split(",").index("train/lr")])
     # cosine over 4 steps after ceil(0.05 * 4) = 1 step of warm-up: (1 + cos(pi / 3)) / 2 of the peak at step 2
     assert rate == pytest.approx(0.75 * 4e-3)
 
 
+@pytest.mark.parametrize(("every", "validated"), [(650, [1, 2, 4]), (2, [1, 2, 3, 4])])
+def test_curves_go_on_at_the_step_after_the_last_one_however_often_a_run_was_resumed(
+    corpus, tmp_path, every, validated
+):
+    for steps, resume in ((2, False), (3, True), (5, True)):
+        length = [f"trainer.max_steps={steps}", f"trainer.val_every_steps={every}"]
+        run(*quick(corpus), *length, f"run_dir={tmp_path}", f"resume={resume}")
+    rows = [
+        row
+        for version in range(3)
+        for row in csv.DictReader((tmp_path / f"logs/version_{version}/metrics.csv").open(newline=""))
+    ]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == validated
+
+
 def test_fewer_steps_than_were_taken_are_refused_and_nothing_is_changed(corpus, whole):
     files = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"ask for 3 optimiser steps, but the run in .* has taken 6; ask for at"):
+    with pytest.raises(ConfigError, match=r"ask for 3 optimizer steps, but the run in .* has taken 6; ask for at"):
         run(*quick(corpus), *SMALL, f"run_dir={whole}", "resume=true", "trainer.max_steps=3")
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == files
 
@@ -139,7 +158,7 @@ EDITS = {
     ),
     "a caption less": (lambda r: r[1:], "1 caption of the run is not there (first: 'anna/0')"),
     "a caption more": (lambda r: [*r, r[0] | {"id": "new"}], "1 caption is new (first: 'new')"),
-    "their order": (lambda r: r[1:] + r[:1], "captions stand in another order (first: 'ben/0' where 'anna/0' stood)"),
+    "their order": (lambda r: r[1:] + r[:1], "captions are in another order (first: 'ben/0' where 'anna/0' stood)"),
 }
 
 
@@ -206,7 +225,7 @@ def test_a_run_without_hashes_is_compared_by_ids_images_and_parts(edited, corpus
 def test_a_run_without_its_split_does_not_go_on(corpus, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / "split.json").unlink()
-    assert "nothing says which captions the run was trained on" in resume(corpus, folder)
+    assert "split.json: cannot be read (No such file or directory); restore it" in resume(corpus, folder)
 
 
 def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before(corpus, whole, tmp_path, monkeypatch):
@@ -225,25 +244,28 @@ def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before(corpus, whol
 
 def test_checkpoints_that_hold_the_state_of_generators_still_load(corpus, whole, tmp_path):
     stopped = tmp_path / "stopped"
-    steady = [*quick(corpus), *SMALL, "optimizer.schedule=constant", "optimizer.warmup_fraction=0", "resume=true"]
+    steady = [*quick(corpus), *SMALL, "optimizer.schedule=constant", "optimizer.warmup_fraction=0"]
     run(*steady, f"run_dir={stopped}", "trainer.max_steps=2")
     before = checkpoint(stopped) | {"rng": {"cpu": torch.get_rng_state(), "cuda": []}}
     torch.save(before, stopped / "last.ckpt")
-    run(*steady, f"run_dir={stopped}")
+    run(*steady, f"run_dir={stopped}", "resume=true")
     run(*steady, f"run_dir={tmp_path / 'whole'}")
     assert_same(stopped, tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_two_processes_with_dropout_resume_to_the_weights_of_an_uninterrupted_run(corpus, tmp_path):
-    together = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.workers=0", "resume=true"]
+    together = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.workers=0"]
     # of three rows, one process has two and the other one, so that they draw different amounts
     rows = ["trainer.rows_per_batch=3", "trainer.save_every_steps=1"]
     steady = [*quick(corpus), *rows, "optimizer.schedule=constant", "optimizer.warmup_fraction=0"]
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
-    for folder, steps in ((resumed, 3), (resumed, 6), (whole, 6)):
+    for folder, steps, goes_on in ((resumed, 3, "false"), (resumed, 6, "true"), (whole, 6, "false")):
         subprocess.run(
-            [sys.executable, ROOT / "train.py", *together, *steady, f"trainer.max_steps={steps}", f"run_dir={folder}"],
+            [
+                *[sys.executable, ROOT / "train.py", *together, *steady, f"trainer.max_steps={steps}"],
+                *[f"run_dir={folder}", f"resume={goes_on}"],
+            ],
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             check=True,
             capture_output=True,
@@ -254,7 +276,7 @@ def test_two_processes_with_dropout_resume_to_the_weights_of_an_uninterrupted_ru
 
 
 def do_at(monkeypatch, step, action, *, hook="training_step"):
-    """Do something in the middle of an optimiser step, or of the validation after it."""
+    """Do something in the middle of an optimizer step, or of the validation after it."""
     original = getattr(DetectorModule, hook)
 
     def act(module, *arguments):
@@ -283,7 +305,7 @@ def test_a_signal_ends_a_run_after_the_step_it_is_in_and_it_goes_on_to_the_same_
         run(*overrides, "trainer.save_every_steps=500")
     monkeypatch.undo()
     assert end.value.status == 128 + number
-    assert end.value.how_to_go_on == "the same command with resume=true goes on from last.ckpt"
+    assert end.value.how_to_go_on == "the same command with resume=true continues from last.ckpt"
     assert "training ends after this step" in capfd.readouterr().err
     assert checkpoint(tmp_path)["global_step"] == step
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before

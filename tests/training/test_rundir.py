@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from halspan.core.errors import ConfigError
-from halspan.data.split import PARTS
+from halspan.data.split.parts import PARTS
 from halspan.training.rundir import RunDirectory, is_first_process
 
 HOLD = """
@@ -22,7 +22,7 @@ with RunDirectory(Path(sys.argv[1])).held():
 @pytest.fixture
 def run(tmp_path):
     """Make a folder in which a run has begun."""
-    (tmp_path / "config.yaml").write_text("_target_: halspan.training.spec.RunSpec\nseed: 1\n")
+    (tmp_path / "config.yaml").write_text("_target_: halspan.training.run_spec.RunSpec\nseed: 1\n")
     return RunDirectory(tmp_path)
 
 
@@ -57,7 +57,7 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
 
 def test_there_must_be_a_run_to_go_on_with_unless_it_is_one_of_many(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    with pytest.raises(ConfigError, match="run holds no run to go on with; leave resume=true out to begin one"):
+    with pytest.raises(ConfigError, match="run holds no run to continue; leave resume=true out to begin one"):
         run.check(resume=True, overwrite=False)
     run.check(resume=True, overwrite=False, is_one_of_many=True)
 

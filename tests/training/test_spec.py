@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from halspan.training.spec import TrainerSpec
+from halspan.training.run_spec import TrainerSpec
 
 
 def spec(**changes):

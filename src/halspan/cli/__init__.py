@@ -1,14 +1,15 @@
-"""The `halspan` console command: one module for each of its subjects."""
+"""The `halspan` console command, with one module per subject."""
 
 import logging
+import sys
 from collections.abc import Sequence
 
 import typer
 
-from halspan.cli import data, judge, score
+from halspan.cli import application, data, judge, score
 from halspan.console import answer_ctrl_c, report_error, show_logs
 from halspan.core.errors import ConfigError, HalspanError
-from halspan.core.threads import keep_threads_from_spinning
+from halspan.core.process import keep_threads_from_spinning
 
 app = typer.Typer(
     name="halspan",
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for _name, _help in application.COMMANDS.items():
+    app.command(_name, help=_help)(application.listed(_name))
 app.add_typer(data.app, name="data")
 app.command()(judge.judge)
 app.command()(judge.compare)
@@ -25,11 +28,14 @@ app.command()(score.score)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a person can act on becomes one line and exit status 1 (usage: 2)."""
-    answer_ctrl_c()
-    keep_threads_from_spinning()
-    show_logs(logging.WARNING, plain=True)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=arguments)
+        if words and words[0] in application.COMMANDS:  # before typer, which would read -m and --help itself
+            application.run(words[0], words[1:])
+        answer_ctrl_c()
+        keep_threads_from_spinning()
+        show_logs(logging.WARNING, plain=True)
+        app(args=words)
     except HalspanError as error:
         report_error(error)
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None

@@ -1,4 +1,4 @@
-"""What `halspan data check` finds: errors of a corpus that was read, warnings about it, and how they are shown."""
+"""Findings of `halspan data check`: errors in a corpus, warnings about it, and their display."""
 
 import csv
 import io
@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halspan.console import track
-from halspan.core.errors import DataError
-from halspan.core.files import write_text
-from halspan.core.printable import inert_cell
+from halspan.core.files import write_text, written_to
+from halspan.core.text.printable import inert_cell
 from halspan.data.corpus import Corpus, is_inside
 from halspan.data.images import describe_problem
-from halspan.data.problems import Problem, find_problems, group_by_kind
+from halspan.data.inspection.problems import Problem, find_problems, group_by_kind
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_EXAMPLES = 5  # of each kind that are shown
+_EXAMPLES = 5  # number of problems of each kind that are shown
 
 
 def find_errors(corpus: Corpus) -> list[Problem]:
-    """Find what cannot be used: what the reader left out, error words that do not occur, and damaged images."""
+    """Find errors: records that the reader left out, error words that do not occur, and damaged images."""
     listed = dict(corpus.notes["problems"])
     if words := listed.pop("error_words", None):
         listed["error_words that do not occur"] = words
@@ -31,7 +30,7 @@ def find_errors(corpus: Corpus) -> list[Problem]:
 
 
 def find_warnings(corpus: Corpus) -> list[Problem]:
-    """Find what is probably wrong with what can be used, and images that lie elsewhere."""
+    """Find probable mistakes in usable captions, and images outside the expected folders."""
     folders = corpus.image_folders or (corpus.image_root,)
     return find_problems(corpus) + [
         Problem(
@@ -47,7 +46,7 @@ def find_warnings(corpus: Corpus) -> list[Problem]:
 
 
 def show_problems(console: "Console", severity: str, problems: Sequence[Problem]) -> bool:
-    """Print each kind of problem with its count and first examples; return whether there are more than shown."""
+    """Print each kind of problem with its count and first examples; return whether more exist than are shown."""
     groups = group_by_kind(problems)
     for kind, found in groups.items():
         console.print(f"{severity}: {kind}: {len(found)}{', such as' if len(found) > _EXAMPLES else ''}")
@@ -60,7 +59,7 @@ def write_problems(path: Path, *, errors: Sequence[Problem], warnings: Sequence[
     """Write every problem as a row of a CSV file.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: The file cannot be written.
     """
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
@@ -70,14 +69,12 @@ def write_problems(path: Path, *, errors: Sequence[Problem], warnings: Sequence[
             line = "" if item.line is None else item.line
             texts = map(inert_cell, (item.id, item.kind, item.message, item.suggestion))
             writer.writerow((severity, line, *texts))
-    try:
+    with written_to("--all", path):
         write_text(path, rows.getvalue())
-    except OSError as error:
-        raise DataError(f"--all: {path} cannot be written ({error.strerror}); choose another place") from None
 
 
 def _read_problem(corpus: Corpus, kind: str, message: str) -> Problem:
-    """Take the line out of a reader's message, which begins with `file:line: ` where it is about a record."""
+    """Split a reader's message into line and text; it begins with `file:line: ` if it is about a record."""
     found = re.match(rf"{re.escape(corpus.source['path'])}:(\d+): ", message)
     if found is None:
         return Problem(kind=kind, message=message)

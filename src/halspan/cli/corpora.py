@@ -1,9 +1,10 @@
-"""How the console command reads corpora: the options that its commands share."""
+"""The options for reading corpora that several console commands share."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -11,40 +12,48 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from halspan.core.errors import ConfigError, DataError
+from halspan.data.readers.registry import PUBLISHED, READERS, find_published_reader, find_reader
 
-if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.corpus import Corpus
 
 
 DASH = Path("-")  # standard input or output
-
-
-class Format(StrEnum):
-    """How a corpus is written."""
-
-    auto = "auto"
-    jsonl = "jsonl"
-    alignbench = "alignbench"
-    chocolate = "chocolate"
+AUTO = "auto"
+"""The option for a format that is to be detected."""
+_LINES = "jsonl"  # the only format that can be read from a stream
 
 
 class OnProblem(StrEnum):
-    """What to do about a record or an image that cannot be used."""
+    """The response to a record or an image that cannot be used."""
 
     stop = "raise"
     skip = "skip"
 
 
 class OnExtraKeys(StrEnum):
-    """What to do about keys that captions do not have."""
+    """The response to keys that captions do not have."""
 
     stop = "raise"
     ignore = "ignore"
 
 
+def _check_format(name: str) -> str:
+    formats = [AUTO, *READERS.names()]
+    if name not in formats:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, formats))}.")
+    return name
+
+
 FormatOption = Annotated[
-    Format,
-    typer.Option("--format", "-f", metavar="FORMAT", help=f"How the corpus is written: {', '.join(Format)}."),
+    str,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        callback=_check_format,
+        help=f"How the corpus is written: {', '.join([AUTO, *READERS.names()])}.",
+    ),
 ]
 ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder that image paths start from, if not the corpus's own.")
@@ -66,19 +75,19 @@ def pipe_out() -> Iterator[BinaryIO]:
     """Open standard output for bytes.
 
     Raises:
-        DataError: whatever reads it has ended.
+        DataError: The reading program has ended.
     """
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-        raise DataError("standard output: whatever reads it has ended; not all was written") from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python prints an error at exit
+        raise DataError("standard output: the reading program has ended; the output is incomplete") from None
 
 
 def load_corpus(
     path: Path | None,
-    format_: Format,
+    format_: str,
     images: Path | None,
     on_error: OnProblem,
     missing_image: OnProblem,
@@ -87,37 +96,38 @@ def load_corpus(
     check_images: bool = True,
     extra_keys: OnExtraKeys = OnExtraKeys.stop,
 ) -> "Corpus":
-    """Read a corpus by the reader that its format needs; `check_images=False` looks at no image.
+    """Read a corpus with the reader of its format; with `check_images=False` images are not checked.
 
     Raises:
-        ConfigError: there is neither a path nor a hub to read it from, or the format does not come from a stream.
-        DataError: the corpus cannot be found or used.
+        ConfigError: There is no path and no published corpus, or the format cannot be read from a stream.
+        DataError: The corpus cannot be found or used.
     """
-    from halspan.data.alignbench import AlignBench
-    from halspan.data.chocolate import Chocolate
-    from halspan.data.formats import detect_format
-    from halspan.data.jsonl import JsonLines
-    from halspan.data.lines import STDIN
+    from halspan.data.readers.formats import detect_format
+    from halspan.data.streams.lines import STDIN
 
     options: dict[str, Any] = {
         "images": images,
         "on_error": on_error.value,
         "missing_image": missing_image.value,
         "min_images": min_images,
+        "extra_keys": extra_keys.value,
     }
     if path is None:
-        if format_ not in (Format.auto, Format.alignbench):
-            raise ConfigError(f"PATH: missing; {format_.value} comes from no hub: give its file or folder")
-        return AlignBench(**options).load(check_images=check_images)
-    if path == DASH:
-        if format_ not in (Format.auto, Format.jsonl):
-            raise ConfigError(f"--format: {format_.value} does not come from standard input; give its file or folder")
-        reader = JsonLines(path=STDIN, extra_keys=extra_keys.value, **options)
-        return reader.load(check_images=check_images, stream=sys.stdin.buffer)
-    name = detect_format(path) if format_ is Format.auto else format_.value
-    if name == "jsonl":
-        reader = JsonLines(path=path, extra_keys=extra_keys.value, **options)
-        return reader.load(check_images=check_images)
-    readers = {"alignbench": AlignBench, "chocolate": Chocolate}
-    corpus: Corpus = readers[name](path=path, **options).load(check_images=check_images)
+        name = PUBLISHED if format_ == AUTO else format_
+        if find_published_reader(name) is None:
+            raise ConfigError(f"PATH: missing; {name} is not on a hub: give its file or folder")
+    elif path == DASH:
+        name = _LINES if format_ == AUTO else format_
+        if name != _LINES:
+            raise ConfigError(f"--format: {name} does not come from standard input; give its file or folder")
+        options["path"] = STDIN
+    else:
+        name = detect_format(path) if format_ == AUTO else format_
+        options["path"] = path
+    reader: Any = find_reader(name)
+    known = {field.name for field in fields(reader)}
+    stream = {"stream": sys.stdin.buffer} if path == DASH else {}
+    corpus: Corpus = reader(**{key: value for key, value in options.items() if key in known}).load(
+        check_images=check_images, **stream
+    )
     return corpus

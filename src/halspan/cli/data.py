@@ -1,16 +1,16 @@
-"""`halspan data`: look into corpora of annotated captions, fetch their images, and convert them."""
+"""`halspan data`: inspect corpora of annotated captions, fetch their images, and convert them."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halspan.cli.corpora import (
+    AUTO,
     DASH,
     ExtraKeysOption,
-    Format,
     FormatOption,
     ImagesOption,
     MissingImageOption,
@@ -22,22 +22,22 @@ from halspan.cli.corpora import (
 )
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError
+from halspan.data.readers.registry import PUBLISHED, find_published_reader
 
-if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.console import Console
 
     from halspan.console import WholeTable
     from halspan.data.corpus import Corpus
-    from halspan.data.links import LinkingFormat
-    from halspan.data.stats import Statistics
+    from halspan.data.inspection.statistics import Statistics
 
 
 app = typer.Typer(
     no_args_is_help=True,
     help="""Look into corpora of annotated captions, fetch their images, and convert them.
 
-    A corpus is a file or the folder it lies in: canonical JSON Lines (one caption a line),
-    AlignBench's columns (one sentence a line), or CHOCOLATE's list of captions.
+    A corpus is a file or its folder: canonical JSON Lines (one caption per line),
+    AlignBench's columns (one sentence per line), or CHOCOLATE's list of captions.
 
     Examples:
       halspan data check captions.jsonl
@@ -55,17 +55,17 @@ _Path = Annotated[
 @app.command()
 def check(
     path: _Path = None,
-    format_: FormatOption = Format.auto,
+    format_: FormatOption = AUTO,
     images: ImagesOption = None,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
     all_: Annotated[
         Path | None, typer.Option("--all", metavar="FILE.csv", help="Write every error and warning there, one a row.")
     ] = None,
 ) -> None:
-    """Read every record and decode every image; warn of what is probably wrong with the annotation.
+    """Read every record and decode every image; warn of probable mistakes in the annotation.
 
-    An error is what cannot be used; exit status 1 if there is one.
-    A warning is what can be used, but is probably a mistake:
+    An error is something that cannot be used; exit status 1 if there is one.
+    A warning is something that can be used, but is probably a mistake:
     a span off by one, a misspelt type, text that no sentence covers, ...
 
     Examples:
@@ -75,7 +75,7 @@ def check(
     """
     from halspan.cli.checks import find_errors, find_warnings, show_problems, write_problems
 
-    logging.getLogger("halspan").setLevel(logging.ERROR)  # what the readers would say is listed below
+    logging.getLogger("halspan").setLevel(logging.ERROR)  # the readers' messages are listed below
     corpus = load_corpus(
         path, format_, images, OnProblem.skip, OnProblem.skip, check_images=False, extra_keys=extra_keys
     )
@@ -98,19 +98,19 @@ def check(
 @app.command()
 def stats(
     path: _Path = None,
-    format_: FormatOption = Format.auto,
+    format_: FormatOption = AUTO,
     images: ImagesOption = None,
     on_error: OnErrorOption = OnProblem.stop,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
 ) -> None:
-    """Describe a corpus by generator: sizes, error rates, positions, types, agreement; images are not looked at.
+    """Describe a corpus by generator: sizes, error rates, positions, types, agreement; images are not read.
 
     Examples:
       halspan data stats chocolate/
       halspan data stats captions.jsonl --on-error skip
     """
     corpus = load_corpus(path, format_, images, on_error, OnProblem.skip, check_images=False, extra_keys=extra_keys)
-    from halspan.data.stats import statistics_by_generator
+    from halspan.data.inspection.statistics import statistics_by_generator
 
     console = open_console()
     _print_summary(console, corpus)
@@ -129,7 +129,7 @@ def download(
             help="Folder for `downloaded/`, if not the corpus's; afterwards give it as --images, data.images."
         ),
     ] = None,
-    format_: FormatOption = Format.auto,
+    format_: FormatOption = AUTO,
     max_mib: Annotated[int, typer.Option(min=1, help="Refuse an image of more MiB than this.")] = 50,
     connections: Annotated[int, typer.Option(min=1, help="Downloads at once.")] = 16,
     per_host: Annotated[int, typer.Option(min=1, help="Downloads at once from one host.")] = 4,
@@ -140,11 +140,11 @@ def download(
         bool, typer.Option("--retry-dead", help="Ask again for what an earlier run found dead or refused.")
     ] = False,
 ) -> None:
-    """Fetch the images that a corpus only links to; started again, it goes on where it was stopped.
+    """Fetch the images that a corpus only links to; a second call continues where the first stopped.
 
     Takes `image_url` of AlignBench's columns and `image` of canonical JSON
     Lines. Every image is decoded before it is kept;
-    `downloaded/manifest.jsonl` says what became of each address. An address
+    `downloaded/manifest.jsonl` has the outcome of each address. An address
     without an answer in two runs is dead. Exit status: 0 if all are there or
     dead, 1 if some were refused or gave no answer, 130 if interrupted.
 
@@ -153,8 +153,8 @@ def download(
       halspan data download --to photos/
     """
     from halspan.cli.downloads import fetch_images
-    from halspan.data.download import Downloader
-    from halspan.data.web import Limits
+    from halspan.data.download.fetch import Downloader
+    from halspan.data.download.web import Limits
 
     file, name, folder = _linking_corpus(path, format_, to)
     downloader = Downloader(
@@ -172,7 +172,7 @@ def download(
 def convert(
     path: Annotated[Path, typer.Argument(help="The corpus's file or folder; - is JSON Lines from stdin.")],
     output: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz; - is stdout.")],
-    format_: FormatOption = Format.auto,
+    format_: FormatOption = AUTO,
     images: ImagesOption = None,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="Write absolute image paths, not ones relative to the output's folder.")
@@ -191,7 +191,7 @@ def convert(
       halspan data convert AlignBench/ captions.jsonl --missing-image skip
     """
     corpus = load_corpus(path, format_, images, on_error, missing_image, extra_keys=extra_keys)
-    from halspan.data.jsonl import write_jsonl, write_lines
+    from halspan.data.readers.jsonl import write_jsonl, write_lines
 
     relocated = corpus.relocated(None if absolute else output.parent)
     records = (caption.to_record() for caption in relocated.captions)
@@ -206,22 +206,20 @@ def convert(
         console.print(f"Written to {output}.", soft_wrap=True)
 
 
-def _linking_corpus(path: Path | None, format_: Format, to: Path | None) -> tuple[Path, "LinkingFormat", Path]:
-    """The corpus's file, how it is written, and the folder that its image paths start from."""
-    from halspan.data import alignbench
-    from halspan.data.corpus import find_corpus_file
-    from halspan.data.formats import FILE_NAMES, detect_format
-    from halspan.data.links import LinkingFormat
+def _linking_corpus(path: Path | None, format_: str, to: Path | None) -> tuple[Path, str, Path]:
+    """Return the corpus's file, the name of its reader, and the folder that its image paths start from."""
+    from halspan.data.readers.formats import detect_format, find_file
 
     if path is None:
+        published = find_published_reader(PUBLISHED if format_ == AUTO else format_)
+        if published is None:
+            raise ConfigError(f"PATH: missing; {format_} is not on a hub: give its file or folder")
         if to is None:
-            raise ConfigError("--to: missing; the hub's cache is no place for images: give a folder for them")
-        path = alignbench.download("main")
-    file = find_corpus_file(path, FILE_NAMES)
-    name = detect_format(file) if format_ is Format.auto else format_.value
-    if name not in ("jsonl", "alignbench"):
-        raise ConfigError(f"--format: {name} holds no addresses of images; alignbench and jsonl may")
-    return file, cast(LinkingFormat, name), file.parent if to is None else to.expanduser()
+            raise ConfigError("--to: missing; images cannot go into the hub's cache: give a folder for them")
+        path = published.fetch()
+    file = find_file(path)
+    name = detect_format(file) if format_ == AUTO else format_
+    return file, name, file.parent if to is None else to.expanduser()
 
 
 def _print_summary(console: "Console", corpus: "Corpus") -> None:

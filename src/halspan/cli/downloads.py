@@ -1,4 +1,4 @@
-"""What `halspan data download` shows: a progress bar, and what became of each address."""
+"""Output of `halspan data download`: a progress bar, and the outcome of each address."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -11,23 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from halspan.console import open_console
-from halspan.data.addresses import DOWNLOADS
-from halspan.data.download import Downloader
-from halspan.data.links import LinkingFormat, Links, find_links
-from halspan.data.manifest import FILE_NAME, Outcome, printable
+from halspan.data.download.addresses import DOWNLOADS
+from halspan.data.download.fetch import Downloader
+from halspan.data.download.links import Links, find_links
+from halspan.data.download.manifest import FILE_NAME, Outcome, printable
 
-_INTERRUPTED = 130  # exit status, as shells give it for Ctrl-C
-_MANY = 5  # addresses with one and the same image, which is what a "no longer available" picture looks like
+_INTERRUPTED = 130  # exit status of shells after Ctrl-C
+_MANY = 5  # addresses with the same image, which is probably a "no longer available" picture
 
 
-def fetch_images(file: Path, format_: LinkingFormat, downloader: Downloader) -> int:
-    """Fetch the images that a corpus links to, and say what became of them.
+def fetch_images(file: Path, format_: str, downloader: Downloader) -> int:
+    """Fetch the images that a corpus links to, and report the outcome of each.
 
     Returns:
-        The exit status: 0 if every image is there or known to be dead, 1 if not, 130 if interrupted.
+        Exit status: 0 if every image is there or its link is dead, 1 if not, 130 if interrupted.
 
     Raises:
-        DataError: the corpus cannot be read, or the folder not be written.
+        DataError: The corpus cannot be read, or the folder cannot be written.
     """
     console = open_console()
     links = find_links(file, format_, images=downloader.images)
@@ -41,20 +41,20 @@ def fetch_images(file: Path, format_: LinkingFormat, downloader: Downloader) -> 
     console.print(_reason_table(outcomes))
     _print_summary(console, links, outcomes, downloader)
     if interrupted:
-        console.print("Interrupted; the same command goes on from here.")
+        console.print("Interrupted; the same command continues from here.")
         return _INTERRUPTED
     return 0 if all(outcome.state in ("there", "dead") for outcome in outcomes) else 1
 
 
 class _Rate(ProgressColumn):
-    """Addresses a second."""
+    """Progress column with the number of addresses per second."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 def _fetch(urls: tuple[str, ...], downloader: Downloader, outcomes: list[Outcome]) -> bool:
-    """Add what becomes of each address to `outcomes`; say whether it was interrupted."""
+    """Add the outcome of each address to `outcomes`; return whether the download was interrupted."""
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[counts]}"))
     counts: Counter[str] = Counter()
     try:

@@ -1,4 +1,4 @@
-"""What `halspan score` reads from and writes to: which files and streams there are, and how they are opened."""
+"""Inputs and outputs of `halspan score`: the files and streams it can use, and functions that open them."""
 
 import sys
 from collections.abc import Callable
@@ -8,34 +8,34 @@ from typing import TYPE_CHECKING
 from halspan.cli.corpora import DASH
 from halspan.core.errors import ConfigError
 
-if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
-    from halspan.data.stream import Source
+if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
+    from halspan.data.streams.records import Source
 
 _LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _PARQUET = ".parquet"
 
 
 def check_input(path: Path) -> None:
-    """Refuse an input that is named as neither JSON Lines nor Parquet; say what it is where that can be told.
+    """Refuse an input whose name is not that of JSON Lines or Parquet; name its kind where that is clear.
 
     Raises:
-        ConfigError: it is.
-        DataError: it is, and is a CSV file or the like; the message has the command that converts it.
+        ConfigError: The name is of neither format.
+        DataError: The file is CSV or similar; the message has the command that converts it.
     """
     if path == DASH:
         return
     if not _is_named(path) and path.is_file():
-        from halspan.data.file_kinds import refuse_other_kinds
+        from halspan.data.readers.file_kinds import refuse_other_kinds
 
         refuse_other_kinds(path)
     _check_name("--input", path)
 
 
 def check_output(path: Path, input_: Path) -> None:
-    """Refuse an output that is named as neither JSON Lines nor Parquet, or is the input.
+    """Refuse an output whose name is not that of JSON Lines or Parquet, or that is the input.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: The name is of neither format, or the output is the input.
     """
     if path == DASH:
         return
@@ -45,10 +45,10 @@ def check_output(path: Path, input_: Path) -> None:
 
 
 def check_resumable(input_: Path, output: Path) -> None:
-    """Refuse to continue what is not there a second time.
+    """Refuse to resume from or into a stream, which cannot be read or written again.
 
     Raises:
-        ConfigError: the input or the output is a stream.
+        ConfigError: The input or the output is a stream.
     """
     if input_ == DASH:
         raise ConfigError("--resume: standard input cannot be read again; write it to a file and give that")
@@ -60,35 +60,35 @@ def open_source(path: Path) -> "Source":
     """Open an input.
 
     Raises:
-        ConfigError: it is Parquet, and pyarrow is not installed.
-        DataError: it cannot be read.
+        ConfigError: It is Parquet, and pyarrow is not installed.
+        DataError: The input cannot be read.
     """
-    from halspan.data.stream import JsonLinesFile, JsonLinesStream
+    from halspan.data.streams.records import JsonLinesFile, JsonLinesStream
 
     if path == DASH:
         return JsonLinesStream(sys.stdin.buffer)
     if path.suffix != _PARQUET:
         return JsonLinesFile(path)
-    from halspan.data.parquet import ParquetFile
+    from halspan.data.streams.parquet import ParquetFile
 
     return ParquetFile(path)
 
 
 def find_writer(path: Path) -> Callable[[Path, Path], None] | None:
-    """Find what makes an output of finished lines; None where they are the output.
+    """Return the converter from finished lines to the output's format; None where the lines are the output.
 
     Raises:
-        ConfigError: it is Parquet, and pyarrow is not installed.
+        ConfigError: It is Parquet, and pyarrow is not installed.
     """
-    from halspan.data.lines import compress, is_compressed
+    from halspan.data.streams.lines import compress, is_compressed
 
     if is_compressed(path):
         return compress
     if path.suffix != _PARQUET:
         return None
-    from halspan.data.parquet import import_pyarrow, write_parquet
+    from halspan.data.streams.parquet import import_pyarrow, write_parquet
 
-    import_pyarrow()  # that it is missing is better known now than at the end
+    import_pyarrow()  # fail now, not at the end, if it is missing
     return write_parquet
 
 

@@ -1,4 +1,4 @@
-"""`halspan judge` and `halspan compare`: figures of predictions, whoever made them."""
+"""`halspan judge` and `halspan compare`: figures of predictions from any source."""
 
 import logging
 import sys
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halspan.cli.corpora import DASH, Format, FormatOption, ImagesOption, OnProblem, load_corpus
+from halspan.cli.corpora import AUTO, DASH, FormatOption, ImagesOption, OnProblem, load_corpus
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError, DataError
+from halspan.core.files import write_json, written_to
 
-if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.console import WholeTable
     from halspan.core.captions import Prediction
     from halspan.metrics.bootstrap import Difference
@@ -30,10 +31,11 @@ def judge(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="The corpus to judge by. Without it: the labels in the file itself.")
     ] = None,
-    format_: FormatOption = Format.auto,
+    format_: FormatOption = AUTO,
     images: ImagesOption = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Folder for metrics.json and report.html; beside the file if not given.")
+        Path | None,
+        typer.Option("--to", help="Folder for metrics.json and report.html; next to the file if not given."),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -44,9 +46,9 @@ def judge(
             help="P(incorrect) from which a sentence is called incorrect. Without it: the predictions' own, or 0.5.",
         ),
     ] = None,
-    seed: _Seed = 0,
+    seed: _Seed = 1,
 ) -> None:
-    """Judge predictions, of halspan or of anything else: metrics.json, report.html and a table.
+    """Judge predictions of any detector: writes metrics.json and report.html, and prints a table.
 
     Captions of the truth without a prediction are counted as unscored,
     predictions for other captions left out. Images are only shown in the
@@ -57,18 +59,20 @@ def judge(
       halspan judge scored.jsonl
       halspan judge scored.jsonl --truth AlignBench/ --to judged/
     """
-    from halspan.core.files import write_json
-    from halspan.data.images import load_image
-    from halspan.data.lines import STDIN, without_suffixes
-    from halspan.data.predictions import common_threshold, match_truth, read_predictions
-    from halspan.inference.evaluation import judge_part
-    from halspan.reporting.origin import describe_run
-    from halspan.reporting.report import write_report
+    from halspan.app.results import leave_figures
+    from halspan.data.streams.lines import STDIN, without_suffixes
+    from halspan.data.streams.predictions import common_threshold, match_truth, read_predictions
+    from halspan.evaluation.figures import judge_part
+    from halspan.evaluation.origin import describe_run
+    from halspan.evaluation.saved_run import check_results
     from halspan.reporting.tables import metrics_table
 
     predictions, stream = (STDIN, sys.stdin.buffer) if predictions == DASH else (predictions, None)
     if stream is not None and (to is None or truth == DASH):
         raise ConfigError("--to: standard input has no folder and is read once; give a folder, and --truth as a file")
+    folder = without_suffixes(predictions) if to is None else to
+    if to is None:
+        check_results(folder)
     judged: Sequence[Prediction] = read_predictions(predictions, stream=stream)
     if truth is not None:
         corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, check_images=False).relocated(None)
@@ -85,18 +89,12 @@ def judge(
         "detector": {"name": name},
         "reasons": {f"{_PART}.{path}": reason for path, reason in reasons.items()},
     }
-    folder = without_suffixes(predictions) if to is None else to
-    write_json(folder / "metrics.json", metrics)
-    write_report(
-        folder,
-        title=name,
-        metrics=metrics,
-        parts={_PART: judged},
-        read_image=lambda path: load_image(Path(path)),
-    )
+    with written_to("--to", folder):
+        has_report = leave_figures(metrics, {_PART: judged}, folder)
     console = open_console()
     console.print(metrics_table(metrics))
-    console.print(f"Figures: {folder / 'metrics.json'}   report: {folder / 'report.html'}", soft_wrap=True)
+    report = f"   report: {folder / 'report.html'}" if has_report else ""
+    console.print(f"Figures: {folder / 'metrics.json'}{report}", soft_wrap=True)
 
 
 def compare(
@@ -107,7 +105,7 @@ def compare(
     seed: _Seed = 0,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the differences there too.")] = None,
 ) -> None:
-    """Compare two detectors on the same captions: paired differences with 95 % intervals, and how sure the sign is.
+    """Compare two detectors on the same captions: paired differences with 95 % intervals, and P(A better).
 
     Images are drawn again with all their captions, the same ones for both.
     P(A better) is the share of draws in which A has the better figure.
@@ -119,8 +117,7 @@ def compare(
     """
     from dataclasses import asdict
 
-    from halspan.core.files import write_json
-    from halspan.data.predictions import find_predictions, pair, read_predictions
+    from halspan.data.streams.predictions import find_predictions, pair, read_predictions
     from halspan.metrics import bootstrap
 
     files = [find_predictions(path, part) for path in (a, b)]
@@ -135,15 +132,9 @@ def compare(
     console.print(f"A: {files[0]}", f"B: {files[1]}", f"{len(pairs):,} captions", sep="\n", soft_wrap=True)
     console.print(_difference_table(differences))
     if json_ is not None:
-        write_json(
-            json_,
-            {
-                "a": str(files[0]),
-                "b": str(files[1]),
-                "captions": len(pairs),
-                "differences": {path: asdict(difference) for path, difference in differences.items()},
-            },
-        )
+        listed = {name: asdict(difference) for name, difference in differences.items()}
+        with written_to("--json", json_):
+            write_json(json_, {"a": str(files[0]), "b": str(files[1]), "captions": len(pairs), "differences": listed})
         console.print(f"Written to {json_}.", soft_wrap=True)
 
 
@@ -160,7 +151,7 @@ def _figure(value: float | None, *, sign: str = "") -> str:
 
 
 def _image_keys(predictions: Sequence["Prediction"]) -> list[str]:
-    """Tell images apart by their content; those that cannot be read by their path, and say so."""
+    """Return a key for each image: a hash of its content or, where it cannot be read, its path (logged)."""
     from halspan.data.images import content_hash
 
     keys: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""`halspan score`: what a detector says about captions, however many there are."""
+"""`halspan score`: score any number of captions with a detector."""
 
 import os
 from collections import Counter
@@ -17,15 +17,15 @@ from halspan.cli.endpoints import check_input, check_output, check_resumable, fi
 from halspan.console import open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
 
-if TYPE_CHECKING:  # imported where they are used: `halspan --help` pays for none of them
+if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.progress import Progress
 
     from halspan.core.captions import Prediction
-    from halspan.data.resumable import Output, Paths
-    from halspan.data.stream import Shard, Source
+    from halspan.data.streams.records import Shard, Source
+    from halspan.data.streams.resumable import Output, Paths
     from halspan.inference.bulk import ScoreRows
 
-_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+_INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
 
 class Dtype(StrEnum):
@@ -99,7 +99,7 @@ def score(
     inside a record becomes sha256:HASH. Records and images that cannot be
     used go to scored.rejected.jsonl beside scored.jsonl, with line and
     reason, and are counted. Of stdout, paths start from the current folder,
-    and what cannot be used is told on stderr.
+    and records that cannot be used are reported on stderr.
 
     Captions of one image that follow each other share its encoding. A run
     that was killed continues with --resume, and ends with the bytes of one
@@ -114,8 +114,8 @@ def score(
         -o part2.jsonl.gz --images photos --shard 2/4
       generate | halspan score -d exports/shapes -i - -o - | keep
     """
-    from halspan.data.resumable import Paths
-    from halspan.data.stream import Shard
+    from halspan.data.streams.records import Shard
+    from halspan.data.streams.resumable import Paths
 
     job = _Job(
         detector=detector,
@@ -144,7 +144,7 @@ def score(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What is to be scored, by what, and where it goes."""
+    """One scoring job: the input, the detector, and the output."""
 
     detector: str
     input_: Path
@@ -159,7 +159,7 @@ class _Job:
     on_error: OnProblem
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse what cannot be meant, before anything is read or loaded."""
+        """Refuse impossible combinations before anything is read or loaded."""
         output = self.paths.output
         check_input(self.input_)
         check_output(output, self.input_)
@@ -182,7 +182,7 @@ class _Job:
             raise ConfigError(f"--output: {output} exists already; --overwrite replaces it, or give another file")
 
     def run(self, *, resume: bool) -> Mapping[str, int]:
-        """Score what is left to do and put the output in its place; gives the counts of all of it."""
+        """Score the rest of the input and put the output in its place; return the counts of all of it."""
         convert = find_writer(self.paths.output)
         source = open_source(self.input_)
         with self._open_output(source, resume=resume) as opened:
@@ -192,14 +192,14 @@ class _Job:
         return opened.mark.counts
 
     def _open_output(self, source: "Source", *, resume: bool) -> "AbstractContextManager[Output]":
-        from halspan.data.resumable import open_output
+        from halspan.data.streams.resumable import open_output
 
         if self.paths.output == DASH:
             return _pipe_predictions(source)
         return open_output(self.paths.output, settings=self._settings(source), resume=resume)
 
     def how_to_continue(self) -> str:
-        """Say what is finished, and what to type."""
+        """Describe how much is finished, and the command that continues."""
         if DASH in (self.input_, self.paths.output):
             return "interrupted; only what is read from a file and written to one can be continued (--resume)"
         if not self.paths.has_unfinished():
@@ -208,8 +208,8 @@ class _Job:
 
     @cached_property
     def _identity(self) -> tuple[str, str | None]:
-        """What tells the detector from others: the contents of its folder, or its commit on the hub; and the commit."""
-        from halspan.data.resumable import fingerprint_folder
+        """Return the identity of the detector (a hash of its folder, or its commit on the hub), and the commit."""
+        from halspan.data.streams.resumable import fingerprint_folder
         from halspan.inference.hub import download
 
         if Path(self.detector).exists():
@@ -221,10 +221,10 @@ class _Job:
     def _image_root(self) -> Path:
         if self.images is not None:
             return self.images
-        return self.input_.parent  # that of - is the current one
+        return self.input_.parent  # for standard input, this is the current folder
 
     def _settings(self, source: "Source") -> dict[str, str | int | float | None]:
-        """What the output's bytes depend on."""
+        """Return the settings that determine the output's bytes."""
         root = os.path.relpath(self._image_root.resolve(), self.paths.output.parent.resolve())
         return {
             **{f"--input's {name}": value for name, value in source.identity.items()},
@@ -239,7 +239,7 @@ class _Job:
         }
 
     def _score_rest(self, opened: "Output", source: "Source") -> None:
-        from halspan.data.stream import ItemReader
+        from halspan.data.streams.records import ItemReader
         from halspan.inference.bulk import LEFT_OUT, SCORED, score_blocks
 
         score_rows = self._load()
@@ -271,7 +271,7 @@ class _Job:
     def _load(self) -> "ScoreRows":
         from functools import partial
 
-        from halspan.inference.pretrained import Detector
+        from halspan.inference.detector import Detector
 
         _, revision = self._identity
         detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
@@ -280,7 +280,7 @@ class _Job:
 
 def _check_detector(folder: Path) -> None:
     """Refuse the folder of a run before the input is read, which may take long."""
-    from halspan.models.artifacts import refuse_run
+    from halspan.models.folder.safe_files import refuse_run
 
     refuse_run(folder)
 
@@ -298,8 +298,8 @@ def _check_device(name: str | None) -> None:
 
 @contextmanager
 def _pipe_predictions(source: "Source") -> "Iterator[Output]":
-    """Open standard output for predictions; what is rejected is told on standard error."""
-    from halspan.data.piped import PipedOutput
+    """Open standard output for predictions; rejected records are reported on standard error."""
+    from halspan.data.streams.piped import PipedOutput
 
     with pipe_out() as stream:
         yield PipedOutput(stream, lambda item: _say(f"rejected: {source.name}:{item['line']}: {item['reason']}"))
@@ -309,7 +309,7 @@ def _pipe_predictions(source: "Source") -> "Iterator[Output]":
 def _progress(
     shard: "Shard", source: "Source", opened: "Output"
 ) -> "Iterator[tuple[Callable[[ScoreRows], ScoreRows], Callable[[int], None]]]":
-    """Show a bar; gives what counts the captions that are scored, and what says how far the input is done."""
+    """Yield, with a progress bar, a wrapper that counts scored captions and a setter of the input's position."""
     total = None if source.total is None else shard.size(source.total)
     with _bar() as progress:
         task = progress.add_task("Scoring", total=total, completed=shard.size(opened.mark.position.number))

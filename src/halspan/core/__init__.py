@@ -1,1 +1,1 @@
-"""Captions, spans, taxonomy, character-token alignment, decoding, losses and errors: what every layer shares."""
+"""Captions, spans, taxonomy, character-token alignment, decoding, losses and errors: the base of all layers."""

@@ -1,4 +1,4 @@
-"""Alignment of characters and tokens by the tokenizer's offset mapping; the only copy of it.
+"""Alignment of characters and tokens by the tokenizer's offset mapping; no other module implements it.
 
 Offsets are half-open character ranges `[start, end)` in the caption's text, one row for each token. They may include
 the space before a word, repeat (the bytes of one character split over several tokens), overlap, or be empty. What is
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from halspan.core.graphemes import cluster_edges
+from halspan.core.text.graphemes import cluster_edges
 
 # The last whitespace character of Unicode; every one after it is ink.
 _LAST_SPACE = 0x3000
@@ -29,27 +29,28 @@ class Ranged(Protocol):
 
     @property
     def start(self) -> int:
-        """First character."""
+        """Return the first character."""
 
     @property
     def end(self) -> int:
-        """The character after the last one."""
+        """Return the character after the last one."""
 
 
 def fit_offsets(offsets: Int[ndarray, "token 2"], text: str, sentences: Sequence[Ranged]) -> Int[ndarray, "token 2"]:
-    """Fit a tokenizer's offsets to the text, so that tags of tokens can say everything that spans can.
+    """Fit a tokenizer's offsets to the text, so that tags on tokens can express every span.
 
-    A tokenizer that normalizes leaves characters out: one that composes gives `e` and a combining accent the offsets of
-    the `e`. Others cut between the two, or join the end of a sentence with the next one.
+    A tokenizer that normalizes text leaves characters out: for `e` and a combining accent, one that composes them gives
+    the offsets of the `e` alone. Others cut between the two, or join the end of a sentence with the next sentence.
 
     Args:
-        offsets: what the tokenizer gives, in order, for the whole text.
-        text: the caption's text.
-        sentences: its sentences, in order and disjoint.
+        offsets: The tokenizer's character ranges, in order, for the whole text.
+        text: The caption's text.
+        sentences: Its sentences, in order and disjoint.
 
     Returns:
-        The same tokens. Each holds whole grapheme clusters, and ink of one sentence at most. Ink that the tokenizer
-        left out belongs to the token before it, or else behind it, if no whitespace and no sentence ends between them.
+        New ranges of the same tokens. Each holds whole grapheme clusters, and ink of at most one sentence. Ink that the
+        tokenizer left out goes to the token before it, else to the token after it, unless whitespace or the end of a
+        sentence is between them.
     """
     edges = _edges(text, sentences)
     fitted = _round_to(edges, offsets, len(text))
@@ -57,13 +58,18 @@ def fit_offsets(offsets: Int[ndarray, "token 2"], text: str, sentences: Sequence
     return _take_in_ink(fitted, sentences, text)
 
 
+def have_ink(offsets: Int[ndarray, "token 2"], text: str) -> Bool[ndarray, "token"]:
+    """Say which tokens hold a character that is not whitespace."""
+    return _count(_ink(text), offsets) > 0
+
+
 def token_coverage(offsets: Int[ndarray, "token 2"], spans: Sequence[Ranged], text: str) -> Float[ndarray, "token"]:
-    """Measure how much of each token the spans cover.
+    """Return the share of each token that the spans cover.
 
     Args:
-        offsets: the tokens' character ranges in `text`.
-        spans: in any order; they may overlap, and start or end inside a token.
-        text: the caption's text.
+        offsets: The tokens' character ranges in `text`.
+        spans: In any order; they may overlap, and start or end inside a token.
+        text: The caption's text.
 
     Returns:
         The share of each token's ink that lies in the union of the spans, 0 to 1; 0 for a token without ink.
@@ -77,20 +83,31 @@ def token_coverage(offsets: Int[ndarray, "token 2"], spans: Sequence[Ranged], te
 
 
 def tag_tokens(offsets: Int[ndarray, "token 2"], spans: Sequence[Ranged], text: str) -> Bool[ndarray, "token"]:
-    """Tag the tokens of which the spans cover at least half of the ink (arguments as for `token_coverage`)."""
+    """Tag the tokens of which the spans cover at least half of the ink (arguments as for `token_coverage`).
+
+    >>> from halspan.core.captions import Span
+    >>> offsets = np.array([[0, 3], [3, 7], [7, 11]])
+    >>> tag_tokens(offsets, [Span(start=4, end=6)], "two red cat").tolist()
+    [False, True, False]
+    """
     return token_coverage(offsets, spans, text) >= 0.5
 
 
 def range_of_token(offsets: Int[ndarray, "token 2"], ranges: Sequence[Ranged], text: str) -> Int[ndarray, "token"]:
-    """Find the sentence, or the span, that each token belongs to.
+    """Return the index of the sentence, or the span, that each token belongs to.
 
     Args:
-        offsets: the tokens' character ranges in `text`.
-        ranges: sentences or spans, in any order.
-        text: the caption's text.
+        offsets: The tokens' character ranges in `text`.
+        ranges: Sentences or spans, in any order.
+        text: The caption's text.
 
     Returns:
         The index of the range that holds most of the token's ink, the first of equals; -1 where none holds any.
+
+    >>> from halspan.core.captions import Sentence
+    >>> offsets, sentences = np.array([[0, 3], [3, 7], [7, 11]]), [Sentence(0, 3), Sentence(4, 11)]
+    >>> range_of_token(offsets, sentences, "Go! red cat").tolist()
+    [0, 1, 1]
     """
     if not ranges:
         return np.full(len(offsets), -1)
@@ -108,18 +125,22 @@ def tokens_to_spans(
     *,
     within: Sequence[Ranged] | None = None,
 ) -> list[tuple[int, int]]:
-    """Join tagged tokens to spans.
+    """Join tagged tokens into spans.
 
-    A span runs from ink to ink, over whitespace but over no ink that no tagged token covers.
+    A span begins and ends with ink. It may include whitespace, but no ink outside tagged tokens.
 
     Args:
-        tags: which tokens are tagged.
-        offsets: the tokens' character ranges in `text`.
-        text: the caption's text.
-        within: sentences, disjoint, that no span may leave or cross; None for the whole text.
+        tags: Whether each token is tagged.
+        offsets: The tokens' character ranges in `text`.
+        text: The caption's text.
+        within: Sentences, disjoint, that no span may leave or cross; None for the whole text.
 
     Returns:
         Half-open ranges in order, disjoint, each beginning and ending with ink.
+
+    >>> offsets = np.array([[0, 3], [3, 7], [7, 11]])
+    >>> tokens_to_spans(np.array([True, True, False]), offsets, "two red cat")
+    [(0, 7)]
     """
     if not tags.any():
         return []
@@ -130,7 +151,7 @@ def tokens_to_spans(
 
 
 def _edges(text: str, sentences: Sequence[Ranged]) -> Int[ndarray, "edge"]:
-    """Find where tokens may begin and end; a sentence that ends inside a cluster is taken at its word."""
+    """Return the positions where tokens may begin and end; the end of a sentence counts even inside a cluster."""
     of_sentences = np.array([edge for item in sentences for edge in (item.start, item.end)], dtype=np.int64)
     return np.union1d(cluster_edges(text), of_sentences)
 
@@ -138,11 +159,11 @@ def _edges(text: str, sentences: Sequence[Ranged]) -> Int[ndarray, "edge"]:
 def _round_to(
     edges: Int[ndarray, "edge"], offsets: Int[ndarray, "token 2"], n_characters: int
 ) -> Int[ndarray, "token 2"]:
-    """Widen tokens to whole clusters; of a cluster that is cut, a token that goes on behind it leaves the beginning."""
+    """Widen tokens to whole clusters; a token that ends after a shared cluster gives up its part of it."""
     start, end = offsets.T
     before = edges[np.searchsorted(edges, start, side="right") - 1]
     behind = edges[np.searchsorted(edges, start, side="left")]
-    is_held = np.append(_cover(offsets, n_characters), False)[before]  # by another token, where this one begins later
+    is_held = np.append(_cover(offsets, n_characters), False)[before]  # another token covers the start
     fitted = np.stack(
         [np.where((end > behind) & is_held, behind, before), edges[np.searchsorted(edges, end, side="left")]], axis=1
     )
@@ -152,16 +173,16 @@ def _round_to(
 def _keep_to_sentence(
     offsets: Int[ndarray, "token 2"], sentences: Sequence[Ranged], text: str
 ) -> Int[ndarray, "token 2"]:
-    """Cut from tokens what lies in the sentence before or behind the one that they belong to."""
+    """Cut off the parts of tokens that lie in the sentence before or after their own."""
     sentence = range_of_token(offsets, sentences, text)
     ends = np.array([0, *(item.end for item in sentences[:-1]), 0])
     starts = np.array([*(item.start for item in sentences[1:]), len(text), len(text)])
-    kept: ndarray = np.clip(offsets, ends[sentence, None], starts[sentence, None])  # -1, no sentence, finds the last
+    kept: ndarray = np.clip(offsets, ends[sentence, None], starts[sentence, None])  # -1 (no sentence) selects the last
     return kept
 
 
 def _take_in_ink(offsets: Int[ndarray, "token 2"], sentences: Sequence[Ranged], text: str) -> Int[ndarray, "token 2"]:
-    """Widen tokens over the ink next to them that no token holds, in their own sentence."""
+    """Widen tokens over adjacent ink of their own sentence that no token covers."""
     ink, zone = _ink(text), _zones(sentences, len(text))
     is_held = _cover(offsets, len(text)) & ink
     starts, ends = np.where(offsets[:, :1] < offsets[:, 1:], offsets, -1).T  # an empty token stays empty
@@ -175,7 +196,7 @@ def _take_in_ink(offsets: Int[ndarray, "token 2"], sentences: Sequence[Ranged], 
 
 
 def _runs(zone: Int[ndarray, "*any"]) -> list[tuple[int, int]]:
-    """Find the longest half-open ranges of places with one number, those with -1 left out."""
+    """Return the longest half-open ranges of equal numbers; places with -1 are left out."""
     edges = np.flatnonzero(np.diff(zone, prepend=-1, append=-1))
     return [(first, last) for first, last in pairwise(edges.tolist()) if zone[first] >= 0]
 

@@ -1,4 +1,4 @@
-"""Captions with their annotated sentences and spans, predictions about them, and the JSON records of both."""
+"""Captions with annotated sentences and spans, predictions about them, and the JSON records of both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from halspan.core.checks import (
     show,
 )
 from halspan.core.errors import DataError
-from halspan.core.ranges import check_inside, check_sentences
 from halspan.core.record_keys import CAPTION_KEYS, PREDICTED_SPAN_KEYS, SENTENCE_KEYS, SPAN_KEYS, VOTES_KEYS
-from halspan.core.sentences import split_sentences
+from halspan.core.text.ranges import check_inside, check_sentences
+from halspan.core.text.sentences import split_sentences
 
 Label = Literal["correct", "incorrect", "unknown"]
 Direction = Literal["image_to_text", "text_to_image"]
@@ -33,12 +33,12 @@ class Span:
     """Hallucinated characters `[start, end)` of a caption's text.
 
     Attributes:
-        start: first character, counted from 0.
-        end: the character after the last one.
-        type: the kind of hallucination, None where nobody said.
+        start: First character, counted from 0.
+        end: The character after the last one.
+        type: Type of hallucination; None where it is unknown.
 
     Raises:
-        DataError: the range is not a range, is empty, or the type is not text.
+        DataError: The range is not a range, is empty, or the type is not text.
     """
 
     start: int
@@ -53,10 +53,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """How many annotators called a sentence correct, incorrect, unknown.
+    """Numbers of annotators who called a sentence correct, incorrect, or unknown.
 
     Raises:
-        DataError: a count is negative or not a whole number.
+        DataError: A count is negative or not a whole number.
     """
 
     correct: int
@@ -72,7 +72,11 @@ class Votes:
 
     @property
     def majority(self) -> Literal["correct", "incorrect"] | None:
-        """Label that has more votes, of correct and incorrect; None where neither has."""
+        """Return the label with more votes, of correct and incorrect; None if neither has more.
+
+        >>> Votes(correct=1, incorrect=2).majority
+        'incorrect'
+        """
         if self.correct == self.incorrect:
             return None
         return "correct" if self.correct > self.incorrect else "incorrect"
@@ -80,17 +84,17 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence `[start, end)` of a caption's text and what annotators said about it.
+    """A sentence `[start, end)` of a caption's text, with its annotation.
 
     Attributes:
-        start: first character, counted from 0.
-        end: the character after the last one.
-        label: None where nobody labelled it.
-        types: the kinds of hallucination known for the sentence as a whole; may be several, may be none.
-        votes: the annotators' votes, where they are known.
+        start: First character, counted from 0.
+        end: The character after the last one.
+        label: Label; None where the sentence is unlabelled.
+        types: Types of hallucination of the sentence as a whole; none, one or several.
+        votes: The annotators' votes, where they are known.
 
     Raises:
-        DataError: the range is not a range or is empty, or the label or a type is not possible.
+        DataError: The range is not a range or is empty, or the label or a type is not possible.
     """
 
     start: int
@@ -108,7 +112,7 @@ class Sentence:
 
     @property
     def outvoted_by(self) -> Literal["correct", "incorrect"] | None:
-        """Label of most votes where it contradicts the sentence's own; None where it does not."""
+        """Return the majority label if it contradicts the sentence's own label; None otherwise."""
         if self.votes is None or self.label not in ("correct", "incorrect"):
             return None
         majority = self.votes.majority
@@ -116,7 +120,7 @@ class Sentence:
 
     @property
     def target(self) -> float | None:
-        """Probability that the sentence is incorrect, for training: the share of votes, else the label.
+        """Return the training target: the share of votes for incorrect, else the label as 0 or 1.
 
         None where there is nothing to learn: the label is unknown, or there is neither a label nor a vote for
         correct or incorrect.
@@ -133,16 +137,16 @@ class Caption:
     """One image and one text about it.
 
     Attributes:
-        id: unique within a corpus.
-        image: path of the image, as the corpus writes it.
-        generator: what wrote the text (a captioner) or painted the image (a text-to-image model).
-        direction: which of the two it was.
-        text: the whole text.
-        sentences: in order, disjoint, at least one; what lies between them is judged by nobody.
-        spans: hallucinated characters, in any order; they may overlap.
+        id: Unique within a corpus.
+        image: Path of the image, as the corpus writes it.
+        generator: Model that wrote the text (a captioner) or made the image (a text-to-image model).
+        direction: Which of these two the generator did.
+        text: The whole text.
+        sentences: At least one sentence, in order and disjoint; text between them is not judged.
+        spans: Hallucinated characters, in any order; they may overlap.
 
     Raises:
-        DataError: a field is empty or of the wrong type, or a sentence or span does not fit the text.
+        DataError: A field is empty or of the wrong type, or a sentence or span does not fit the text.
     """
 
     id: str
@@ -161,18 +165,18 @@ class Caption:
         check_inside("spans", self.spans, self.text)
 
     def spans_in(self, sentence: Sentence) -> tuple[Span, ...]:
-        """Find the spans that share at least one character with a sentence."""
+        """Return the spans that share at least one character with a sentence."""
         return tuple(span for span in self.spans if span.start < sentence.end and sentence.start < span.end)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read a caption from its JSON object; null stands for an optional key that is absent.
+        """Read a caption from its JSON object; null is the same as an absent optional key.
 
         Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`,
         `threshold`, and `p_incorrect`, `logit` and `unscored` of a sentence) are accepted and ignored.
 
         Raises:
-            DataError: the record is not a caption; the message names the field, the value and the remedy.
+            DataError: The record is not a caption; the message names the field, the value and the remedy.
         """
         check_object("record", record)
         check_keys("a caption", record, CAPTION_KEYS, n_required=5)
@@ -206,16 +210,16 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class PredictedSpan:
-    """Characters `[start, end)` that a detector holds for hallucinated.
+    """Characters `[start, end)` that a detector considers hallucinated.
 
     Attributes:
-        start: first character, counted from 0.
-        end: the character after the last one.
-        type: the kind of hallucination, None from a detector that knows no types.
-        score: probability, 0 to 1.
+        start: First character, counted from 0.
+        end: The character after the last one.
+        type: Type of hallucination; None from a detector without types.
+        score: Probability, 0 to 1.
 
     Raises:
-        DataError: the range is not a range or is empty, or the score is not a probability.
+        DataError: The range is not a range or is empty, or the score is not a probability.
     """
 
     start: int
@@ -232,16 +236,16 @@ class PredictedSpan:
 
 @dataclass(frozen=True, slots=True)
 class SentenceScore:
-    """What a detector says about one sentence: a probability, or why there is none.
+    """A detector's judgement of one sentence: a probability, or the reason why there is none.
 
     Attributes:
-        p_incorrect: probability that the sentence is incorrect, 0 to 1; None if it is unscored.
-        unscored: the reason why there is no probability; None if there is one.
-        logit: log-odds of `p_incorrect`, in nats, which rank sentences whose probability rounds to 0 or 1; None where
+        p_incorrect: Probability that the sentence is incorrect, 0 to 1; None if it is unscored.
+        unscored: The reason why there is no probability; None if there is one.
+        logit: Log-odds of `p_incorrect`, in nats, which rank sentences whose probability rounds to 0 or 1; None where
             only the probability is known.
 
     Raises:
-        DataError: both are given or neither is, the probability is none, or the logit is that of another one.
+        DataError: Both are given or neither is, `p_incorrect` is not a probability, or the logit does not match it.
     """
 
     p_incorrect: float | None
@@ -257,7 +261,7 @@ class SentenceScore:
         check_probability("p_incorrect", self.p_incorrect)
         if self.unscored is not None:
             raise DataError(
-                f"unscored: {show(self.unscored)} beside p_incorrect {self.p_incorrect}; a sentence has one of the two"
+                f"unscored: {show(self.unscored)} with p_incorrect {self.p_incorrect}; a sentence has one of the two"
             )
         if self.logit is not None:
             check_logit("logit", self.logit, of=self.p_incorrect)
@@ -265,16 +269,16 @@ class SentenceScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says about one caption.
+    """A detector's judgement of one caption.
 
     Attributes:
-        caption: the caption, with whatever annotation it has.
-        sentences: one score for each of the caption's sentences, in their order.
-        spans: what the detector marked.
-        threshold: the detector calls a sentence incorrect from this P(incorrect) on; None where nobody said.
+        caption: The caption, with any annotation it has.
+        sentences: One score for each of the caption's sentences, in their order.
+        spans: Spans that the detector marked.
+        threshold: P(incorrect) from which the detector calls a sentence incorrect; None where it is unknown.
 
     Raises:
-        DataError: the number of scores is not the number of sentences, a span does not fit the text, or the threshold
+        DataError: The number of scores is not the number of sentences, a span does not fit the text, or the threshold
             is not a probability.
     """
 
@@ -298,7 +302,7 @@ class Prediction:
         """Read a prediction from its JSON object.
 
         Raises:
-            DataError: the record is not a caption, or has no prediction; the message names field, value and remedy.
+            DataError: The record is not a caption, or has no prediction; the message names field, value and remedy.
         """
         caption = Caption.from_record(record)
         if record.get("sentences") is None or record.get("predicted") is None:
@@ -311,7 +315,7 @@ class Prediction:
         )
 
     def to_record(self) -> dict[str, Any]:
-        """Write the caption's JSON object, with what the detector says about its sentences and words."""
+        """Write the caption's JSON object, with the detector's scores of sentences and its spans."""
         record = self.caption.to_record()
         for sentence, score in zip(record["sentences"], self.sentences, strict=True):
             sentence["p_incorrect"] = score.p_incorrect
@@ -339,10 +343,10 @@ def _read_sentence(record: Mapping[str, Any]) -> Sentence:
 
 
 def read_votes(record: Any) -> Votes | None:
-    """Read the votes of a sentence from their JSON object; None stands for none.
+    """Read the votes of a sentence from their JSON object; None means that there are none.
 
     Raises:
-        DataError: They are not votes; the message names the field.
+        DataError: The value is not a record of votes; the message names the field.
     """
     if record is None:
         return None
@@ -358,7 +362,7 @@ def read_span(record: Mapping[str, Any]) -> Span:
     """Read a span from its JSON object.
 
     Raises:
-        DataError: It is not a span; the message names the field.
+        DataError: The value is not a span; the message names the field.
     """
     check_keys("a span", record, SPAN_KEYS, n_required=2)
     return Span(record["start"], record["end"], record.get("type"))

@@ -1,4 +1,4 @@
-"""Checks of the values that records are made of; each raises a DataError that names field, value and remedy."""
+"""Checks of the values in records; each raises a DataError that names the field, the value and the remedy."""
 
 import difflib
 import math
@@ -10,9 +10,9 @@ from halspan.core.errors import DataError
 
 _Item = TypeVar("_Item")
 
-_CLOSE = 0.8  # share of characters that two names have in common, in order, where one is probably meant for the other
-_LARGEST_LOGIT = 700.0  # beyond it exp overflows, and the probability is 0 or 1 long before
-_ROUNDING = 1e-6  # by which a written probability may differ from that of its logit
+_CLOSE = 0.8  # share of common characters, in order, at which one name is probably meant as the other
+_LARGEST_LOGIT = 700.0  # beyond it, exp overflows; the probability is 0 or 1 long before
+_ROUNDING = 1e-6  # allowed difference of a written probability from that of its logit
 _KINDS = {
     bool: "a boolean",
     int: "an integer",
@@ -25,7 +25,7 @@ _KINDS = {
 
 
 def check_keys(what: str, record: Mapping[str, Any], keys: tuple[str, ...], *, n_required: int) -> None:
-    """Require that the first `n_required` keys are there, and none but `keys`."""
+    """Require the first `n_required` of `keys`, and refuse keys that are not in `keys`."""
     if unknown := [key for key in record if key not in keys]:
         hint = ask_if_meant(unknown[0], keys)
         raise DataError(f"{unknown[0]}: unknown key; {hint}the keys of {what} are {', '.join(keys)}")
@@ -40,7 +40,7 @@ def check_object(field: str, value: Any) -> None:
 
 
 def check_text(field: str, value: Any) -> None:
-    """Require a string with something in it that UTF-8 can write."""
+    """Require a string that is not empty and that UTF-8 can encode."""
     if not isinstance(value, str):
         raise DataError(f"{field}: {show(value)} is {kind(value)}, not text; write it as a string")
     if not value.strip():
@@ -55,7 +55,7 @@ def check_text(field: str, value: Any) -> None:
 
 
 def check_int(field: str, value: Any) -> None:
-    """Require a whole number; a float or a boolean is none."""
+    """Require a whole number; a float or a boolean is refused."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(f"{field}: {show(value)} is {kind(value)}, not a whole number; write it as an integer")
 
@@ -76,7 +76,7 @@ def check_probability(field: str, value: Any) -> None:
 
 
 def check_logit(field: str, value: Any, *, of: float) -> None:
-    """Require the log-odds of a probability, as far as its digits tell them."""
+    """Require that a number is the log-odds of a probability, as far as the digits of the probability tell."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise DataError(f"{field}: {show(value)} is {kind(value)}, not a number; give the log-odds, or leave it out")
     p = 1 / (1 + math.exp(-max(min(value, _LARGEST_LOGIT), -_LARGEST_LOGIT)))
@@ -89,18 +89,18 @@ def check_range(start: Any, end: Any) -> None:
     check_int("start", start)
     check_int("end", end)
     if start < 0:
-        raise DataError(f"start: {start} lies before the text; count characters from 0")
+        raise DataError(f"start: {start} is before the text; count characters from 0")
     if start > end:
-        raise DataError(f"start: {start} lies after end {end}; swap the two")
+        raise DataError(f"start: {start} is after end {end}; swap the two")
     if start == end:
         raise DataError(f"end: {end} equals start, which leaves no character; ends are exclusive: add 1, or drop it")
 
 
 def read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], _Item]) -> tuple[_Item, ...]:
-    """Read each object of a list; an error says which one it is.
+    """Read each object of a list; an error names the index of the item.
 
     Raises:
-        DataError: the value is not a list, or an item is not an object or cannot be read.
+        DataError: The value is not a list, or an item is not an object or cannot be read.
     """
     items = []
     for index, value in enumerate(get_list(record, key)):
@@ -113,10 +113,10 @@ def read_list(record: Mapping[str, Any], key: str, read: Callable[[Mapping[str, 
 
 
 def get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
-    """Return the list at a key; nothing where it is null or absent.
+    """Return the list at a key; empty where it is null or absent.
 
     Raises:
-        DataError: it is something else.
+        DataError: The value is not a list.
     """
     values = record.get(key)
     if values is None:
@@ -127,7 +127,7 @@ def get_list(record: Mapping[str, Any], key: str) -> Sequence[Any]:
 
 
 def find_meant(value: Any, options: Iterable[str]) -> str | None:
-    """Find the option that was probably meant by a value that is none of them; None if there is none.
+    """Return the option that a mistyped value was probably meant to be; None if there is none.
 
     >>> find_meant("Incorrect ", ("correct", "incorrect"))
     'incorrect'
@@ -138,13 +138,13 @@ def find_meant(value: Any, options: Iterable[str]) -> str | None:
 
 
 def ask_if_meant(value: Any, options: Iterable[str]) -> str:
-    """Return "did you mean ...? " for the option that was probably meant; nothing if there is none."""
+    """Return "did you mean ...? " with the option that was probably meant; empty if there is none."""
     meant = find_meant(value, options)
     return "" if meant is None else f"did you mean {meant}? "
 
 
 def suggest(word: str, options: Iterable[str]) -> str:
-    """List the options of a configuration, the likely one first.
+    """List the possible options, after the option that was probably meant.
 
     >>> suggest("seeed", ("resume", "seed"))
     'did you mean seed? possible: resume, seed'
@@ -161,5 +161,5 @@ def show(value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """Say what kind of JSON value it is."""
+    """Return the kind of a JSON value, in words."""
     return _KINDS.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""What it costs to score captions, in work that does not depend on the machine."""
+"""The cost of scoring captions, counted in work that does not depend on the machine."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,9 +8,9 @@ class Cost:
     """The work of forward passes; costs add up, from `Cost()`.
 
     Attributes:
-        image_encodings: images that a vision encoder read, as often as it read them.
-        tokens: tokens that a text model read: of text and of image placeholders, without padding.
-        sentences: sentences that were scored by it.
+        image_encodings: Images that a vision encoder read, as often as it read them.
+        tokens: Tokens that a text model read: of text and of image placeholders, without padding.
+        sentences: Sentences that were scored by it.
     """
 
     image_encodings: int = 0
@@ -25,5 +25,5 @@ class Cost:
         )
 
     def to_record(self) -> dict[str, int]:
-        """Give the JSON object of `metrics.json`."""
+        """Return the JSON object of `metrics.json`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""From token probabilities to predicted spans.
+"""Conversion of token probabilities to predicted spans.
 
 Axes: `token`, `type`.
 """
@@ -11,24 +11,25 @@ from numpy import ndarray
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from halspan.core.alignment import Ranged, tokens_to_spans
+from halspan.core.alignment import Ranged, have_ink, tokens_to_spans
 from halspan.core.captions import PredictedSpan
-from halspan.core.graphemes import find_words
+from halspan.core.text.graphemes import find_words
 
 _Range = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class DecodingParameters:
-    """How probabilities become spans; tuned on validation captions and stored with the detector.
+    """Settings of span decoding, tuned on validation captions and stored with the detector.
 
     Attributes:
-        threshold: a token is marked from this probability on.
-        merge_gap: spans of one sentence with at most this many characters between them become one; at 0, only those
-            that touch.
-        min_characters: shorter spans are dropped, after joining.
-        snap_to_word: a span that covers a part of a word is widened to the whole word. A word is letters with their
-            marks and digits, with hyphens and apostrophes inside; scripts without spaces between words have none.
+        threshold: Lowest probability at which a token is marked.
+        merge_gap: Largest gap, in characters, at which two spans of one sentence become one; at 0, only touching spans
+            do.
+        min_characters: Shorter spans are dropped, after merging.
+        snap_to_word: Whether a span that covers part of a word is widened to the whole word. A word consists of letters
+            with their marks, digits, and hyphens and apostrophes inside. Scripts without spaces between words have no
+            words in this sense.
     """
 
     threshold: Annotated[float, Field(gt=0, le=1)]
@@ -50,21 +51,22 @@ def decode(
     """Mark the hallucinated spans of one caption.
 
     Args:
-        text: the caption's text.
-        offsets: the tokens' character ranges in it.
-        p_token: probability that a token is hallucinated.
-        p_type: probability of each type, given that the token is hallucinated.
-        taxonomy: the names of the types.
-        sentences: those that were scored, in order; no span crosses or leaves them.
-        parameters: how.
+        text: The caption's text.
+        offsets: The tokens' character ranges in it.
+        p_token: Probability that each token is hallucinated.
+        p_type: Probability of each type, given that the token is hallucinated.
+        taxonomy: The names of the types.
+        sentences: Scored sentences, in order; no span crosses or leaves them.
+        parameters: Settings of the decoding.
 
     Returns:
-        Disjoint spans in order. A span's score is the highest `p_token` of its tokens; its type has the most
-        probability over its tokens (the sum of `p_token * p_type`), None if the taxonomy is empty.
+        Disjoint spans in order. A span's score is the highest `p_token` of the tokens with ink in it; its type has the
+        most probability over them (the sum of `p_token * p_type`), None if the taxonomy is empty.
     """
     spans = []
+    has_ink = have_ink(offsets, text)  # no label teaches the others
     for start, end in _decode_ranges(text, offsets, p_token, sentences, parameters):
-        held = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+        held = has_ink & (offsets[:, 0] < end) & (offsets[:, 1] > start)
         mass = p_token[held] @ p_type[held]
         kind = taxonomy[int(mass.argmax())] if taxonomy else None
         spans.append(PredictedSpan(start, end, kind, float(p_token[held].max())))
@@ -89,7 +91,7 @@ def _decode_ranges(
 
 
 def _snap(ranges: list[_Range], text: str, sentence: Ranged) -> list[_Range]:
-    """Widen each range to the words that it covers in part."""
+    """Widen each range to the words that it partly covers."""
     words = list(find_words(text, sentence.start, sentence.end)) if ranges else []
     widened = []
     for start, end in ranges:

@@ -1,8 +1,8 @@
-"""The errors a person can act on; each message says the value seen, why it cannot be, and what to do."""
+"""Errors that a user can act on; each message gives the value seen, why it is wrong, and what to do."""
 
 
 class HalspanError(Exception):
-    """Base of every error that halspan raises on purpose; an entry point prints it as one line, without a traceback."""
+    """Base of every error that halspan raises on purpose; an entry point prints it without a traceback."""
 
 
 class DataError(HalspanError):
@@ -18,4 +18,4 @@ class ModelError(HalspanError):
 
 
 class ResourceError(HalspanError):
-    """The disk or the memory of this machine does not suffice."""
+    """The disk or the memory of this machine is not sufficient."""

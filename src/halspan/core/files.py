@@ -1,4 +1,4 @@
-"""Files: opened only if they are files, and written whole, so that no reader meets half of one."""
+"""Files: opened only if they are regular, and replaced in one step, so that no reader sees half a file."""
 
 import errno
 import json
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from halspan.core.errors import DataError
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -19,51 +21,62 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading bytes, and nothing else: a pipe would wait for ever, a device may have no end.
+    """Open a regular file for reading bytes; a pipe or a device, which may have no end, is refused.
 
     Raises:
-        OSError: the file cannot be opened, or is a folder, a pipe, a socket or a device; `strerror` says which.
+        OSError: The file cannot be opened, or is a folder, a pipe, a socket or a device; `strerror` says which.
     """
     try:
         _check_regular(path, path.stat())
-        # the path may be another file by now: opening a pipe must not wait, and what was opened is looked at again
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = _open(path, os.O_RDONLY)  # the path may be another file by now
     except ValueError as error:  # a zero byte in the name
         raise OSError(errno.EINVAL, str(error), str(path)) from None
-    try:
-        _check_regular(path, os.fstat(descriptor))
-    except OSError:
-        os.close(descriptor)
-        raise
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """Read a regular file of at most so many bytes.
+def open_appending(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """Open a file for reading bytes and for adding some; it is made if need be.
+
+    Args:
+        path: The file.
+        buffering: As of `open`; 0 for none.
 
     Raises:
-        OSError: as `open_regular`.
-        ValueError: it has more.
+        OSError: The file cannot be opened, or is a link, which might lead to a file of somebody else's, or is no
+            regular file; `strerror` says which.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and nothing is written through one", str(path))
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(_open(path, flags), "ab+", buffering)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: As for `open_regular`.
+        ValueError: The file is larger.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ValueError(f"has {size:,} bytes, more than the {most:,} that are read")
-        return file.read(size)  # of a file that grows, what was there
+        return file.read(size)  # for a growing file, only its content so far
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, what was written there takes `path`'s place.
+    """Yield a temporary path beside `path`; when the block succeeds, the file there replaces `path`.
 
-    The folder is made if need be. Where the block raises, `path` stays as it was.
+    The folder is created if necessary. If the block raises, `path` stays as it was.
 
     Raises:
-        OSError: the file cannot be written; `filename` is `path` where the system names no file (a full disk).
+        OSError: The file cannot be written; `filename` is `path` where the system names no file (a full disk).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # a link of that name would have its target written over
+    temporary.unlink(missing_ok=True)  # otherwise the target of a link with that name would be overwritten
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -77,6 +90,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_to(option: str, path: Path) -> Iterator[None]:
+    """Say of a file or folder that a person named, and that the block cannot write, where it was named and why.
+
+    Raises:
+        DataError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{option}: {path} cannot be written ({error.strerror}); choose another place") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step."""
     with replacing(path) as temporary:
@@ -84,8 +110,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file in one step; a float that is not a number is an error (ValueError)."""
+    """Write an indented JSON file in one step; NaN and infinity are errors (ValueError)."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a regular file; opening a pipe must not wait, so what was opened is looked at."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _check_regular(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _check_regular(path: Path, status: os.stat_result) -> None:

@@ -1,4 +1,4 @@
-"""How much each term of the loss counts; apart from the losses, so that a configuration is checked without torch."""
+"""The weight of each loss term; separate from the losses, so that checking a configuration needs no torch."""
 
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -9,13 +9,13 @@ class LossWeights:
     """Weights of the loss terms, each a mean in nats; 0 leaves a term out.
 
     Attributes:
-        sentence: cross-entropy of a sentence being incorrect, per sentence.
-        token: cross-entropy of a token being hallucinated, per token.
-        type: cross-entropy of a hallucinated token's type, per token whose type is known.
-        weak: cross-entropy of the strongest token, per incorrect sentence without spans.
-        weak_type: cross-entropy of that token being of one of the sentence's types, per such sentence with types.
-        sentence_positive: how many times an incorrect sentence counts as much as a correct one.
-        token_positive: how many times a hallucinated token counts as much as another one.
+        sentence: Cross-entropy of a sentence being incorrect, per sentence.
+        token: Cross-entropy of a token being hallucinated, per token.
+        type: Cross-entropy of a hallucinated token's type, per token whose type is known.
+        weak: Cross-entropy of the strongest token, per incorrect sentence without spans.
+        weak_type: Cross-entropy of that token having one of the sentence's types, per such sentence with types.
+        sentence_positive: Weight of an incorrect sentence, relative to a correct one.
+        token_positive: Weight of a hallucinated token, relative to another one.
     """
 
     sentence: NonNegativeFloat = 1.0

@@ -1,4 +1,4 @@
-"""The loss of a batch of captions, as sums and counts that passes and processes can add up before dividing.
+"""The loss of a batch, as sums and counts that passes and processes add up before they divide.
 
 Axes: `token` and `sentence` run over all captions of the batch, `type` over the taxonomy.
 """
@@ -20,12 +20,12 @@ TERMS = ("sentence", "token", "type", "weak", "weak_type")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logits:
-    """What the heads of a detector say, before the sigmoid or softmax.
+    """The outputs of a detector's heads, before the sigmoid or softmax.
 
     Attributes:
-        token: that the token is hallucinated.
-        type: of which type, given that it is hallucinated.
-        sentence: that the sentence is incorrect.
+        token: Logit that the token is hallucinated.
+        type: Logits of its type, given that it is hallucinated.
+        sentence: Logit that the sentence is incorrect.
     """
 
     token: Float[Tensor, "token"]
@@ -35,7 +35,7 @@ class Logits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """Targets of a batch: those of its captions one after another (see `CaptionTargets`), sentences counted through."""
+    """Targets of a batch: its captions one after another (see `CaptionTargets`), sentences numbered throughout."""
 
     token: Float[Tensor, "token"]
     token_mask: Bool[Tensor, "token"]
@@ -48,7 +48,7 @@ class Targets:
 
     @classmethod
     def join(cls, captions: Sequence[CaptionTargets]) -> "Targets":
-        """Put the targets of captions, at least one, behind each other."""
+        """Join the targets of at least one caption."""
         joined = {
             field.name: torch.from_numpy(np.concatenate([getattr(targets, field.name) for targets in captions]))
             for field in fields(cls)
@@ -80,7 +80,7 @@ class Term:
 
 
 def count_terms(targets: Targets) -> dict[str, Int[Tensor, ""]]:
-    """Count the sentences or tokens that each term of the loss sums over; known before any forward pass."""
+    """Count the sentences or tokens in each term of the loss; this needs no forward pass."""
     return {
         "sentence": targets.sentence_mask.sum(),
         "token": targets.token_mask.sum(),
@@ -91,12 +91,12 @@ def count_terms(targets: Targets) -> dict[str, Int[Tensor, ""]]:
 
 
 def loss_terms(logits: Logits, targets: Targets, weights: LossWeights) -> dict[str, Term]:
-    """Sum each term of the loss in float32; a term with nothing to sum is 0, and its gradient is too.
+    """Sum each term of the loss in float32; a term without items is 0, and so is its gradient.
 
     Args:
-        logits: of the same tokens and sentences as the targets.
-        targets: what the logits should say.
-        weights: only its positive weights are used here; `combine` uses the others.
+        logits: Logits of the tokens and sentences that the targets describe.
+        targets: Targets of the logits.
+        weights: Loss weights; only the `_positive` ones are used here, and `combine` uses the others.
     """
     token, types, sentence = logits.token.float(), logits.type.float(), logits.sentence.float()
     is_named = targets.token_type != NO_TYPE
@@ -116,13 +116,13 @@ def loss_terms(logits: Logits, targets: Targets, weights: LossWeights) -> dict[s
 def combine(
     terms: Mapping[str, Term], weights: LossWeights, counts: Mapping[str, Int[Tensor, ""]] | None = None
 ) -> Float[Tensor, ""]:
-    """Add up the terms' means, weighted.
+    """Return the weighted sum of the terms' means.
 
     Args:
-        terms: of this pass.
-        weights: how much each term counts.
-        counts: what the totals are divided by: the counts of the whole global batch where this pass is a part of it
-            (the passes' losses then add up to the batch's), None for this pass's own.
+        terms: Terms of this pass.
+        weights: Weight of each term.
+        counts: Divisors of the sums: the counts of the whole global batch if this pass is a part of it (the losses of
+            all passes then add up to the batch's loss); None for the counts of this pass.
     """
     counts = {name: term.count for name, term in terms.items()} if counts is None else counts
     means = [getattr(weights, name) * term.total / counts[name].clamp(min=1) for name, term in terms.items()]
@@ -137,7 +137,7 @@ def _cross_entropy(
 
 
 def _any_of_cross_entropy(logit: Float[Tensor, "item type"], listed: Float[Tensor, "item type"]) -> Float[Tensor, ""]:
-    """Sum -log P(one of the listed types); each item lists at least one."""
+    """Sum -log P(one of the listed types); each item lists at least one type."""
     log_p = F.log_softmax(logit, dim=-1).masked_fill(listed == 0, -torch.inf)
     return -log_p.logsumexp(dim=-1).sum()
 
@@ -149,11 +149,9 @@ def _has_weak_types(targets: Targets) -> Bool[Tensor, "sentence"]:
 def _strongest_token(
     token: Float[Tensor, "token"], token_sentence: Int[Tensor, "token"], n_sentences: int
 ) -> Int[Tensor, "sentence"]:
-    """Find the first of each sentence's tokens with the highest logit; the number of tokens for none."""
-    token = (
-        token.nan_to_num()
-    )  # a diverged model shall give a loss that is not a number, not an index that is not there
-    zone = torch.where(token_sentence < 0, n_sentences, token_sentence)  # one more, for tokens outside of all
+    """Return the first token with the highest logit in each sentence; the number of tokens for an empty one."""
+    token = token.nan_to_num()  # a diverged model must give a NaN loss, not an index error
+    zone = torch.where(token_sentence < 0, n_sentences, token_sentence)  # an extra zone, for other tokens
     highest = token.new_full((n_sentences + 1,), -torch.inf).scatter_reduce(0, zone, token, "amax")
     position = torch.where(token == highest[zone], torch.arange(len(token), device=token.device), len(token))
     first = position.new_full((n_sentences + 1,), len(token)).scatter_reduce(0, zone, position, "amin")

@@ -1,4 +1,4 @@
-"""The keys of captions and predictions in JSON; those that must be there come first."""
+"""The JSON keys of captions and predictions, required keys first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +17,11 @@ _NESTED_KEYS = {
 
 
 def without_extra_keys(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Leave out the keys of a record that a caption or prediction, its sentences, votes and spans do not have.
+    """Remove keys that captions, predictions, and their sentences, votes and spans do not have.
 
     Returns:
-        The record with nothing but the keys that there are, and those left out, such as "caption" or
-        "sentences.lable". What is not written as it should be is left as it is.
+        The record with known keys only, and the removed ones, such as "caption" or "sentences.lable". Values of the
+        wrong form are left as they are.
     """
     extra: list[str] = []
 

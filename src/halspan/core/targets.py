@@ -1,4 +1,4 @@
-"""What a detector should say about one caption: targets for its tokens and its sentences.
+"""Training targets for the tokens and sentences of one caption.
 
 Axes: `token`, `sentence`, `type`.
 """
@@ -14,7 +14,7 @@ from halspan.core.alignment import range_of_token, tag_tokens
 from halspan.core.captions import Caption
 from halspan.core.errors import DataError
 
-NO_TYPE = -100  # the class index that torch's cross-entropy leaves out
+NO_TYPE = -100  # class index that torch's cross-entropy ignores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,13 @@ class CaptionTargets:
 
     Attributes:
         token: 1 where at least half of the token's ink is hallucinated, else 0.
-        token_mask: where `token` is known: the tokens of correct sentences, and of incorrect ones that spans localise.
-        token_type: index into the taxonomy, of overlapping spans that of a typed one, then of the one that holds most
-            of the token, then of the shortest; NO_TYPE where nothing is hallucinated or no type is known.
-        token_sentence: the sentence that a token belongs to, -1 for none.
-        sentence: probability that the sentence is incorrect, 0 to 1; 0 where `sentence_mask` is false.
-        sentence_mask: where `sentence` is known, and the sentence has tokens.
-        weak: incorrect sentences with tokens, none of them hallucinated: nobody said where.
+        token_mask: Whether `token` is known: it is in correct sentences, and in incorrect ones with spans.
+        token_type: Index into the taxonomy; of overlapping typed spans, the one that holds most of the token counts, of
+            equal ones the shortest. NO_TYPE where nothing is hallucinated or no type is known.
+        token_sentence: The sentence that a token belongs to, -1 for none.
+        sentence: Probability that the sentence is incorrect, 0 to 1; 0 where `sentence_mask` is false.
+        sentence_mask: Whether `sentence` is known, and the sentence has tokens.
+        weak: Whether a sentence with tokens is incorrect, and no annotation shows where.
         weak_types: 1 for each type known for a `weak` sentence, else 0.
     """
 
@@ -46,16 +46,16 @@ class CaptionTargets:
 def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: Sequence[str]) -> CaptionTargets:
     """Build the targets of one caption.
 
-    Sentences that are unknown or unlabelled, and tokens outside the sentences, count nowhere. Leave out the tokens of
-    a sentence that does not fit the window as a whole: a sentence without tokens counts nowhere either.
+    Unknown and unlabelled sentences, tokens outside the sentences, and sentences without tokens do not count. A caller
+    that cuts a caption to a window must leave out all tokens of a sentence that does not fit as a whole.
 
     Args:
-        caption: the caption with its annotation.
-        offsets: its tokens' character ranges in its text.
-        taxonomy: the detector's types, in the order of its logits.
+        caption: The caption with its annotation.
+        offsets: Its tokens' character ranges in its text.
+        taxonomy: The detector's types, in the order of its logits.
 
     Raises:
-        DataError: the caption names a type that is not in the taxonomy.
+        DataError: The caption names a type that is not in the taxonomy.
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     hallucinated, known = token_labels(caption, offsets)
@@ -78,43 +78,43 @@ def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: 
 def token_labels(
     caption: Caption, offsets: Int[ndarray, "token 2"]
 ) -> tuple[Bool[ndarray, "token"], Bool[ndarray, "token"]]:
-    """Say which tokens are hallucinated, and of which that is known.
+    """Return which tokens are hallucinated, and for which tokens that is known.
 
     Args:
-        caption: the caption with its annotation.
-        offsets: its tokens' character ranges in its text.
+        caption: The caption with its annotation.
+        offsets: Its tokens' character ranges in its text.
 
     Returns:
-        Where at least half of a token's ink is hallucinated; and where that is known: in correct sentences, and in
-        incorrect ones that spans localise. What is not known is not hallucinated either.
+        Whether at least half of a token's ink is hallucinated; and whether that is known, as it is in correct sentences
+        and in incorrect ones with spans. A token of which it is not known counts as not hallucinated.
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     tagged = tag_tokens(offsets, caption.spans, caption.text)
     is_correct = np.array([sentence.label == "correct" for sentence in caption.sentences])
     is_incorrect = np.array([sentence.label == "incorrect" for sentence in caption.sentences])
     is_localised = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
-    known = np.append(is_localised, False)[token_sentence]  # -1 finds the False
+    known = np.append(is_localised, False)[token_sentence]  # index -1 selects the appended False
     return tagged & known, known
 
 
 def _mark(sentences: Int[ndarray, "token"], n_sentences: int) -> Bool[ndarray, "sentence"]:
     marked = np.zeros(n_sentences + 1, dtype=np.bool_)
-    marked[sentences] = True  # -1 marks the one too many
+    marked[sentences] = True  # index -1 marks the extra entry
     return marked[:-1]
 
 
 def _span_types(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: Sequence[str]) -> Int[ndarray, "token"]:
-    """Index the type of each token: of the typed spans that touch it, the one with most of it, then the shortest.
+    """Return the type of each token: that of the typed span with most of it, of equal ones the shortest.
 
-    NO_TYPE where none touches it: a span without a type says nothing, and hides no type that another span gives.
+    NO_TYPE where no typed span touches it. A span without a type does not hide the type of another span.
     """
     typed = [
         (span, _type_index(f"spans[{index}].type", span.type, caption, taxonomy))
         for index, span in enumerate(caption.spans)
         if span.type is not None
     ]
-    typed.sort(key=lambda pair: pair[0].end - pair[0].start)  # of equals, range_of_token finds the first
-    type_of_span = np.array([*(type_ for _, type_ in typed), NO_TYPE])  # -1, no span, finds the last one
+    typed.sort(key=lambda pair: pair[0].end - pair[0].start)  # of equal ones, range_of_token selects the first
+    type_of_span = np.array([*(type_ for _, type_ in typed), NO_TYPE])  # index -1 (no span) selects the last entry
     return np.take(type_of_span, range_of_token(offsets, [span for span, _ in typed], caption.text))
 
 

@@ -1,4 +1,4 @@
-"""A corpus: captions, where their images lie, and an account of what could not be used."""
+"""A corpus: captions, the places of their images, and a count of records that could not be used."""
 
 import logging
 import os
@@ -18,29 +18,29 @@ from halspan.data.images import content_hash, describe_problem
 
 logger = logging.getLogger(__name__)
 
-MOST_NAMED = 20  # problems of captions that one error names
+MOST_NAMED = 20  # largest number of problems in one error
 OnProblem = Literal["raise", "skip"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Captions of one source; all of their images are there, unless the reader was told not to look at them.
+    """Captions of one source; all of their images exist, unless the reader was told not to check.
 
     Attributes:
-        name: short name, for tables.
-        captions: ids are unique.
-        image_root: folder that relative image paths start from.
-        image_folders: folders that all images are expected in; only `image_root` if empty.
-        taxonomy: hallucination types the annotations may use, in the order of a detector's type scores.
-        skipped: what a reader left out: count by reason.
-        source: where the corpus came from: reader, path, commit, ...
-        lines: line of the file in which each caption stands or begins, by id; those that are known.
-        notes: what a reader found worth knowing, ready for JSON: forms met, how error words matched; under
-            `problems`, what was left out, a message each, by reason; under `examples`, the first of what it counted.
+        name: Short name, for tables.
+        captions: Ids are unique.
+        image_root: Folder that relative image paths start from.
+        image_folders: Folders that all images are expected in; only `image_root` if empty.
+        taxonomy: Hallucination types the annotations may use, in the order of a detector's type scores.
+        skipped: Number of records that the reader left out, by reason.
+        source: Origin of the corpus: reader, path, commit, ...
+        lines: First line of each caption in the file, by id, where it is known.
+        notes: Observations of the reader, ready for JSON: forms of cells, matches of error words; under `problems`,
+            messages about what was left out, by reason; under `examples`, the first of each thing it counted.
 
     Raises:
-        DataError: there is no caption, an id occurs twice, or a type is not in the taxonomy.
+        DataError: There is no caption, an id occurs twice, or a type is not in the taxonomy.
     """
 
     name: str
@@ -74,19 +74,19 @@ class Corpus:
 
     @property
     def generators(self) -> tuple[str, ...]:
-        """Every generator, in alphabetical order."""
+        """Return every generator, in alphabetical order."""
         return tuple(sorted({caption.generator for caption in self.captions}))
 
     def image_path(self, caption: Caption) -> Path:
-        """Where the caption's image lies."""
+        """Return the path of the caption's image."""
         return self.image_root / caption.image
 
     def image_hash(self, caption: Caption) -> str:
-        """The content of the caption's image, see `content_hash`."""
+        """Return the hash of the caption's image, see `content_hash`."""
         return content_hash(self.image_path(caption))
 
     def relocated(self, folder: Path | None) -> "Corpus":
-        """Write image paths relative to another folder, or absolute (None), so that they resolve from a file there."""
+        """Return the corpus with image paths relative to another folder, or absolute (None)."""
         root = self.image_root.resolve()
 
         def moved(image: str) -> str:
@@ -98,7 +98,7 @@ class Corpus:
 
 
 class Skips:
-    """What a reader cannot use: refused together, or counted by reason and listed.
+    """Records that a reader cannot use: refused together, or counted by reason and listed.
 
     Args:
         on_error: "raise" or "skip".
@@ -113,14 +113,14 @@ class Skips:
         self._refused: list[tuple[str, str]] = []
 
     def add(self, reason: str, problem: str) -> None:
-        """Refuse the problem or count it.
+        """Refuse a problem or count it.
 
         Args:
-            reason: what is left out and why, in the plural: "malformed records".
-            problem: where, the value seen, why it cannot be and what to do.
+            reason: What is left out and why, in the plural: "malformed records".
+            problem: Where, the value seen, why it cannot be and what to do.
 
         Raises:
-            DataError: the problems so far, if problems are to be raised and there are enough of them.
+            DataError: The problems so far, if problems are to be raised and there are enough of them.
         """
         if self.on_error == "raise":
             self.refuse(problem, f"data.on_error=skip or --on-error skip leaves out and counts {reason}")
@@ -128,10 +128,10 @@ class Skips:
             self.count(reason, problem)
 
     def refuse(self, problem: str, remedy: str) -> None:
-        """Collect a problem that stops a reader, now or once it has read everything.
+        """Collect a problem that stops a reader, at once or after it has read everything.
 
         Raises:
-            DataError: the problems so far, if there are enough of them.
+            DataError: The problems so far, if there are enough of them.
         """
         self._refused.append((problem, remedy))
         if len(self._refused) >= self._most:
@@ -143,10 +143,10 @@ class Skips:
         self.problems.setdefault(reason, []).append(problem)
 
     def finish(self) -> None:
-        """Raise what was refused, or say what was left out, with one example each.
+        """Raise the refused problems, or log what was left out, with one example of each.
 
         Raises:
-            DataError: the problems that were refused.
+            DataError: The problems that were refused.
         """
         if self._refused:
             self._raise()
@@ -164,7 +164,7 @@ class Skips:
 
 
 def _once_each(problems: Sequence[str]) -> list[str]:
-    """Put problems together that say the same of several lines of a file."""
+    """Merge problems that are the same on several lines of a file."""
     groups: dict[str, list[str]] = {}
     for problem in problems:
         groups.setdefault(re.sub(r"^.*?:\d+: ", "", problem), []).append(problem)
@@ -174,13 +174,13 @@ def _once_each(problems: Sequence[str]) -> list[str]:
 
 
 def find_corpus_file(path: Path, patterns: tuple[str, ...]) -> Path:
-    """Find a corpus's file: the path itself, or the only file in the folder that fits the first pattern that any fits.
+    """Return a corpus's file: the path itself, or the folder's only file of the first pattern that any file fits.
 
     Raises:
-        DataError: there is no such path, or the folder holds no such file or several.
+        DataError: The path does not exist, or the folder holds no such file or several.
     """
     path = path.expanduser()
-    # os.path answers where Path raises: a name that is too long, a zero byte
+    # os.path returns False where Path raises: a name that is too long, a zero byte
     if os.path.isfile(path):  # noqa: PTH113
         return path
     if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
@@ -201,7 +201,7 @@ def find_corpus_file(path: Path, patterns: tuple[str, ...]) -> Path:
 
 
 def find_image_root(images: Path | None, default: Path) -> Path:
-    """Choose the folder that image paths start from: `data.images`, else the default.
+    """Return the folder that image paths start from: `data.images`, else the default.
 
     Raises:
         DataError: `data.images` is not a folder.
@@ -215,7 +215,7 @@ def find_image_root(images: Path | None, default: Path) -> Path:
 
 
 def join_sentences(texts: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Join sentences by one space, without the whitespace around them, to a text and their character ranges in it."""
+    """Join stripped sentences by single spaces; return the text and their character ranges in it."""
     stripped = [text.strip() for text in texts]
     ranges, start = [], 0
     for text in stripped:
@@ -233,18 +233,18 @@ def keep_with_images(
     skips: Skips,
     check_images: bool,
 ) -> tuple[Caption, ...]:
-    """Keep the captions whose image is there and, as far as can be told without decoding it, readable.
+    """Keep the captions whose image exists and, as far as its header and end tell, is readable.
 
     Args:
-        captions: captions with image paths relative to `root`, or absolute.
-        root: folder that relative image paths start from.
+        captions: Captions with image paths relative to `root`, or absolute.
+        root: Folder that relative image paths start from.
         missing_image: "raise", or "skip" to leave out and count captions without a usable image.
-        min_images: least share of usable images, 0 to 1.
-        skips: where the captions left out are counted.
-        check_images: whether to look at the images; False keeps all captions.
+        min_images: Smallest share of usable images, 0 to 1.
+        skips: Handler that counts the captions left out.
+        check_images: Whether to look at the images; False keeps all captions.
 
     Raises:
-        DataError: an image cannot be used and `missing_image` is "raise", or too few can be used.
+        DataError: An image cannot be used and `missing_image` is "raise", or too few can be used.
     """
     captions = tuple(captions)
     problems = _image_problems(captions, root) if check_images else {}
@@ -280,14 +280,14 @@ def keep_inside(
     """Keep the captions whose image path, followed through `..` and links, stays in one of the folders.
 
     Args:
-        captions: captions with image paths relative to `root`, or absolute.
-        root: folder that relative image paths start from.
-        folders: where images may lie.
-        images_inside: whether to look at all; False keeps all captions.
-        skips: where the captions left out are counted.
+        captions: Captions with image paths relative to `root`, or absolute.
+        root: Folder that relative image paths start from.
+        folders: Folders that may hold images.
+        images_inside: Whether to check; False keeps all captions.
+        skips: Handler that counts the captions left out.
 
     Raises:
-        DataError: a path leads out, and problems are to be raised.
+        DataError: A path leads out, and problems are to be raised.
     """
     for caption in captions:
         if images_inside and not is_inside(root / caption.image, folders):
@@ -295,28 +295,28 @@ def keep_inside(
                 f"caption {caption.id!r}: image: {caption.image!r} leads out of {' and '.join(map(str, folders))}, and "
                 "data.images_inside=true keeps images in there; move the image, or set data.images to its folder"
             )
-            skips.add("captions whose image lies outside of the images' folder", problem)
+            skips.add("captions with an image outside the images' folder", problem)
         else:
             yield caption
 
 
 def is_inside(path: Path, folders: Iterable[Path]) -> bool:
-    """Say whether a path, followed through `..` and links, leads into one of the folders."""
+    """Return whether a path, followed through `..` and links, leads into one of the folders."""
     try:
-        real = Path(os.path.realpath(path))  # unlike Path.resolve, it takes links that go in circles
+        real = Path(os.path.realpath(path))  # unlike Path.resolve, it accepts circular links
     except ValueError:  # a zero byte in the name
         return False
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def types_of(captions: Iterable[Caption]) -> set[str]:
-    """Every hallucination type named by a sentence or a span."""
+    """Return every hallucination type named by a sentence or a span."""
     types = {name for caption in captions for sentence in caption.sentences for name in sentence.types}
     return types | {span.type for caption in captions for span in caption.spans if span.type is not None}
 
 
 def _image_problems(captions: tuple[Caption, ...], root: Path) -> dict[str, tuple[str, str]]:
-    """Reason and message for each image path that cannot be used."""
+    """Return reason and message for each image path that cannot be used."""
     images = dict.fromkeys(caption.image for caption in captions)
     found = {image: describe_problem(root / image, decode=False) for image in images}
     return {image: problem for image, problem in found.items() if problem is not None}

@@ -16,24 +16,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from halspan.core.errors import DataError
 from halspan.core.files import open_regular
 
-# Formats of pictures. Pillow knows more (EPS, WMF, PSD, ...), some of which start other programs.
-# Ordered by how common they are: the later ones make Pillow load all its plugins.
+# Accepted image formats. Pillow knows more (EPS, WMF, PSD, ...), some of which start other programs.
+# The most common ones come first, because the later ones make Pillow load all its plugins.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000")
 _TAIL_BYTES = 64
-_BACKGROUND = "white"  # what a viewer puts behind a transparent figure
+_BACKGROUND = "white"  # as in most viewers, behind a transparent figure
 
 
 def load_image(path: Path) -> Image.Image:
     """Read an image as 8-bit RGB, upright.
 
-    Palettes, grey, CMYK and 16-bit grey are converted (16-bit values by their high byte, as Pillow itself does for
-    colour; `convert` alone may clip them to white), transparency is laid over white, EXIF orientation is applied. Of
-    a multi-picture JPEG (a photo with previews) the photo is read.
+    Palettes, grey, CMYK and 16-bit grey are converted. 16-bit values keep their high byte, as in Pillow's own
+    conversion of color; `convert` alone may clip them to white. Transparency is laid over white, and EXIF orientation
+    is applied. Of a multi-picture JPEG (a photo with previews) the photo is read.
 
     Raises:
-        DataError: there is no such file, or it is empty, truncated, no image, larger than Pillow's limit of
-            decompressed pixels, animated (which frame the caption describes is anybody's guess), or of a mode
-            without a defined range of brightness (32-bit integers, floats). The message names the file.
+        DataError: The file does not exist, or it is empty, truncated, not an image, larger than Pillow's limit of
+            decompressed pixels, animated (it is not known which frame the caption describes), or of a mode without a
+            defined range of brightness (32-bit integers, floats). The message names the file.
     """
     with _opened(path) as image:
         return _to_rgb(image)
@@ -43,17 +43,17 @@ def load_image_bytes(data: bytes) -> Image.Image:
     """Read an image from the bytes of its file, as `load_image` does.
 
     Raises:
-        DataError: as `load_image`.
+        DataError: As for `load_image`.
     """
     with _opened(io.BytesIO(data)) as image:
         return _to_rgb(image)
 
 
 def convert_image(image: Image.Image) -> Image.Image:
-    """Convert a picture in memory as `load_image` converts those of files; the picture itself stays as it is.
+    """Convert an image in memory as `load_image` converts files; the image itself is not changed.
 
     Raises:
-        DataError: as `load_image`, for pictures that are animated, of a mode without a defined range, or damaged.
+        DataError: As for `load_image`, for pictures that are animated, of a mode without a defined range, or damaged.
     """
     try:
         _check_still(image)
@@ -63,22 +63,22 @@ def convert_image(image: Image.Image) -> Image.Image:
 
 
 def check_image(path: Path) -> None:
-    """Decode an image to the last pixel and drop it.
+    """Decode an image to the last pixel and discard it.
 
     Raises:
-        DataError: as `load_image`.
+        DataError: As for `load_image`.
     """
     load_image(path)
 
 
 def check_image_file(path: Path) -> None:
-    """Find what can be found without decoding: header, size, mode, animation, and whether the end of the file is there.
+    """Check an image without decoding it: header, size, mode, animation, and the end of the file.
 
-    A fraction of a millisecond, so that a reader can check every image of a corpus. Only files without their format's
-    end marker are decoded. Bytes damaged in the middle of a file are left to `check_image`.
+    This takes a fraction of a millisecond, so that a reader can check every image of a corpus. Only files without their
+    format's end marker are decoded. Only `check_image` finds damage in the middle of a file.
 
     Raises:
-        DataError: as `load_image`.
+        DataError: As for `load_image`.
     """
     with _opened(path) as image:
         if not _has_end(path, image.format):
@@ -86,14 +86,15 @@ def check_image_file(path: Path) -> None:
 
 
 def describe_problem(path: Path, *, decode: bool) -> tuple[str, str] | None:
-    """Say what is wrong with an image.
+    """Describe what is wrong with an image.
 
     Args:
-        path: its file.
-        decode: whether the image is decoded to the last pixel (`check_image`), or only looked at (`check_image_file`).
+        path: File of the image.
+        decode: Whether the image is decoded to the last pixel (`check_image`), or only its file is checked
+            (`check_image_file`).
 
     Returns:
-        What is wrong with the image's captions, to count them by, and the message; None if nothing is wrong.
+        Reason to leave out the image's captions, for counts, and the message; None if the image is usable.
     """
     try:
         (check_image if decode else check_image_file)(path)
@@ -104,14 +105,14 @@ def describe_problem(path: Path, *, decode: bool) -> tuple[str, str] | None:
 
 
 def content_hash(path: Path) -> str:
-    """Identify an image by its content, whatever its name: SHA-256 of the file's bytes, in hexadecimal.
+    """Return the SHA-256 of an image's bytes, in hexadecimal, which identifies it under any name.
 
-    Bytes rather than decoded pixels: a hundred times faster (no decoding), and independent of the decoder's version,
-    so a split stays what it was. The price is that an image saved again in another encoding counts as another one.
-    Remembered for each file until its size or time stamp changes.
+    Bytes are hashed rather than pixels, which is a hundred times faster and does not depend on the decoder's version,
+    so a split never changes. In return, an image that is saved again in another encoding counts as another image. The
+    hash of each file is cached until its size or time stamp changes.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         status = path.stat()
@@ -129,7 +130,7 @@ def _hash_file(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (bo
 
 @contextmanager
 def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Open a still image of a usable mode, and turn whatever Pillow raises inside the block into a DataError."""
+    """Open a still image of a usable mode; Pillow's errors inside the block become a DataError."""
     name = str(source) if isinstance(source, Path) else "in memory"
     try:
         with ExitStack() as opened:
@@ -141,7 +142,7 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
             yield image
     except DataError as error:
         raise DataError(f"image {name}: {error}") from None
-    except Exception as error:  # damaged bytes make Pillow's decoders raise nearly anything
+    except Exception as error:  # damaged bytes make Pillow's decoders raise almost any exception
         raise DataError(f"image {name}: {_explain(error, source)}") from None
 
 

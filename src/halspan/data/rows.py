@@ -1,4 +1,4 @@
-"""Rows, the unit of a batch: one image with captions of it; and the order in which training takes them."""
+"""Rows, the unit of a batch (one image with its captions), and the order in which training uses them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import numpy as np
 from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
 
-# Rows of similar length share a batch, as far as a random draw of this many batches allows.
+# Number of batches in a pool of random rows, in which rows of similar length share a batch.
 POOL_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and captions of it, at least one.
+    """One image and at least one caption of it.
 
     Attributes:
-        image: the image's file.
-        captions: captions of this image; they never see each other.
+        image: The image's file.
+        captions: Captions of this image; they never see each other.
     """
 
     image: Path
@@ -28,17 +28,17 @@ class Row:
 
     @property
     def n_characters(self) -> int:
-        """Characters of all its captions, the measure of its length."""
+        """Return the number of characters in all its captions, which measures its length."""
         return sum(len(caption.text) for caption in self.captions)
 
 
 def group_rows(corpus: Corpus, captions: Iterable[Caption], *, max_captions: int) -> list[Row]:
-    """Put the captions of each image file together.
+    """Group the captions of each image file into rows.
 
     Args:
-        corpus: says where images lie.
-        captions: captions of this corpus.
-        max_captions: captions a row may hold; an image with more of them is given several rows of even size.
+        corpus: Corpus of the captions, which locates their images.
+        captions: Captions of this corpus.
+        max_captions: Largest number of captions in a row; an image with more of them gets several rows of even size.
 
     Returns:
         Rows in the order in which their images first occur; captions in a row in the order given.
@@ -54,19 +54,19 @@ def group_rows(corpus: Corpus, captions: Iterable[Caption], *, max_captions: int
 
 
 def batches(rows: Sequence[Row], *, rows_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Order the rows of one epoch, as a pure function of the arguments.
+    """Divide the rows of one epoch into batches, as a pure function of the arguments.
 
-    Rows are shuffled; pools of `POOL_BATCHES` batches are sorted by length and cut into batches, so that little of a
-    batch is padding; the batches are shuffled.
+    Rows are shuffled. Pools of `POOL_BATCHES` batches are then sorted by length and cut into batches, so that batches
+    need little padding. At last the batches are shuffled.
 
     Args:
-        rows: what to order.
-        rows_per_batch: rows of a batch; the smaller rest makes one batch of its own.
-        seed: of the run, 0 or more.
+        rows: Rows to divide.
+        rows_per_batch: Number of rows in a batch; the rest makes a smaller batch.
+        seed: Seed of the run, 0 or more.
         epoch: 0-based number of the pass over the rows.
 
     Returns:
-        For each batch the positions of its rows; each position occurs once.
+        The positions of the rows in each batch; each position occurs once.
     """
     random = np.random.default_rng([seed, epoch])
     lengths = np.array([row.n_characters for row in rows], dtype=np.int64)

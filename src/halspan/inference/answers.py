@@ -1,4 +1,4 @@
-"""Answers in the order of what was asked for, where some of it fails."""
+"""Predictions in the order of the request, even where some of them fail."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,18 +7,18 @@ from PIL.Image import Image
 
 from halspan.core import captions as core
 from halspan.core.errors import HalspanError, ModelError
-from halspan.inference.items import Task
+from halspan.inference.queries import Task
 from halspan.inference.results import Prediction
 
 
 class Answers:
-    """Puts predictions back where they were asked for, between texts that have none and items that failed.
+    """Predictions in the order of the request, together with empty texts and items that failed.
 
     Args:
-        groups: texts about one image each, or what is wrong with an item in their place.
-        threshold: P(incorrect) from which a sentence is called incorrect.
-        are_errors_given: give errors in the place of answers and go on; else nothing is read behind the first error,
-            which is raised once all that comes before it has been answered.
+        groups: Groups of texts about one image; an item that cannot be used is an error instead.
+        threshold: Lowest P(incorrect) at which a sentence is called incorrect.
+        are_errors_given: Whether errors take the place of answers. Otherwise nothing after the first error is read,
+            and it is raised after everything before it has been answered.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Answers:
                 self._waiting[place] = ModelError(f"{task.name}{error}")
 
     def settle(self, predictions: Iterable[core.Prediction]) -> Iterator[Prediction | HalspanError]:
-        """Return an answer for each text.
+        """Yield an answer for each text.
 
         Args:
-            predictions: of the captions of `rows` that did not fail, in their order.
+            predictions: Predictions of the captions of `rows` that did not fail, in order.
         """
         for prediction in predictions:
             yield from self._take_unscored(prediction.caption)
@@ -64,7 +64,7 @@ class Answers:
         yield from self._take_unscored(None)
 
     def _take_unscored(self, until: core.Caption | None) -> Iterator[Prediction | HalspanError]:
-        """Answer what stands before a caption; None answers all."""
+        """Answer the items before a caption; None answers all."""
         while self._waiting:
             first = self._waiting[0]
             if isinstance(first, HalspanError) and not self._are_errors_given:

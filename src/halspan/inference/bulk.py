@@ -1,4 +1,4 @@
-"""Scoring without end: records in blocks of fixed numbers, neighbours of one image together, what fails counted."""
+"""Scoring of unlimited input: fixed blocks of records, images shared by neighbors, failures counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +12,9 @@ from PIL.Image import Image
 from halspan.core.captions import Prediction
 from halspan.core.errors import DataError, ModelError
 from halspan.data.rows import Row
-from halspan.data.stream import Item, ItemReader, Position, RawRecord, block_of
+from halspan.data.streams.records import Item, ItemReader, Position, RawRecord, block_of
 
-_MOST_DECODED = 64 * 2**20  # bytes of the pictures that are decoded at a time; one of them may be larger
+_MOST_DECODED = 64 * 2**20  # bytes of images that are decoded at once; a single image may be larger
 REJECTED = "rejected"
 SCORED = "scored"
 SENTENCES = "sentences"
@@ -26,23 +26,23 @@ NOT_JUDGED = "dropped: a sentence without a score"
 
 
 class ScoreRows(Protocol):
-    """Says what a detector says: a prediction for each caption of the rows, in their order."""
+    """A function that scores rows: it returns one prediction per caption, in order."""
 
     def __call__(self, rows: Sequence[Row], *, read_image: Callable[[Path], Image]) -> Iterable[Prediction]:
-        """Score rows; `read_image` gives the picture of a row."""
+        """Score rows; `read_image` returns the image of a row."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """What comes of the records of one block.
+    """The results of one block of records.
 
     Attributes:
-        position: behind its last record.
-        records: predictions to keep, as JSON objects.
-        rejected: records that could not be used, as JSON objects with their reasons, in order.
-        counts: of what came out.
-        left_out: captions of which annotation was left out, with line and reason, in order.
+        position: Position after its last record.
+        records: Predictions to keep, as JSON objects.
+        rejected: Records that could not be used, as JSON objects with their reasons, in order.
+        counts: Counts of the results.
+        left_out: Captions with annotation that was left out, with line and reason, in order.
     """
 
     position: Position
@@ -60,20 +60,21 @@ def score_blocks(
     max_p_incorrect: float | None = None,
     has_scored: bool = False,
 ) -> Iterator[Block]:
-    """Score records, block by block; what comes of a block depends on its own records only.
+    """Score records block by block; the results of a block depend only on its own records.
 
-    A picture that the detector cannot take, such as one that leaves no room in its window, is rejected with its
-    captions; but where that is all that ever happened, the detector is at fault.
+    An image that the detector cannot process, such as one that leaves no room in its window, is rejected with its
+    captions. But if no caption has been scored before, the fault is the detector's, and an error is raised.
 
     Args:
-        records: in order, from the beginning of a block on.
-        score: the detector.
-        reader: makes captions of records.
-        max_p_incorrect: keep only captions all of whose sentences have a score, and at most this; None keeps all.
-        has_scored: whether the detector has scored a caption of an earlier block.
+        records: Records in order, from the beginning of a block.
+        score: The detector's function.
+        reader: Reader of captions from records.
+        max_p_incorrect: Highest P(incorrect) in captions to keep; all of their sentences must be scored. None keeps
+            all.
+        has_scored: Whether the detector has scored a caption of an earlier block.
 
     Raises:
-        ModelError: the detector has not been able to score any caption yet.
+        ModelError: The detector has not been able to score any caption yet.
     """
     for _, group in groupby(records, key=lambda record: block_of(record.position.number)):
         block = _OpenBlock(score, reader, max_p_incorrect, has_scored=has_scored).run(group)
@@ -82,7 +83,7 @@ def score_blocks(
 
 
 class _OpenBlock:
-    """A block on its way: pictures wait until there are enough of them, and are dropped once they are scored."""
+    """A block in progress: images wait until there are enough to score, and are dropped afterwards."""
 
     def __init__(
         self, score: ScoreRows, reader: ItemReader, max_p_incorrect: float | None, *, has_scored: bool
@@ -154,7 +155,7 @@ class _OpenBlock:
         self._images.clear()
 
     def _flush_apart(self) -> None:
-        """Score each picture by itself and reject those that fail."""
+        """Score each image separately, and reject those that fail."""
         for group in self._groups:
             try:
                 self._take(self._predict([group]))

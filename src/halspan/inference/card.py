@@ -1,4 +1,4 @@
-"""The model card of a detector: what it is, how good it was and on what, its limits, and how to use it."""
+"""The model card of a detector: its description, figures, limits and use."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from halspan.core.errors import ModelError
 from halspan.core.files import write_text
-from halspan.models.record import DetectorRecord
+from halspan.models.folder.record import DetectorRecord
 
 CARD = "README.md"
 
@@ -15,6 +15,12 @@ _PARTS = {
     "val": "validation (tuned on it)",
     "test_seen": "test, generators seen in training",
     "test_heldout": "test, generators never seen",
+}
+_COUNTS = {
+    "captions": "captions",
+    "sentences": "sentences",
+    "images": "images",
+    "sampled_from": "captions in all, of which the former were chosen",
 }
 _FIGURES = {
     "sentence.auroc.macro": "sentence AUROC, mean of generators",
@@ -28,10 +34,10 @@ _FIGURES = {
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose of `metrics.json` what goes along with a detector.
+    """Select from `metrics.json` the figures that go with a detector.
 
     Returns:
-        For each part: counts, figures and their 95 % intervals by dotted path; and the same with images exchanged.
+        Counts, figures and their 95 % intervals by dotted path, for each part and for the parts with exchanged images.
     """
     parts = {part: _of_part(metrics[part]) for part in _PARTS if part in metrics}
     blind = {key: metrics.get("blind", {}).get(key) for key in ("sentence.auroc.macro", "span.char.f1")}
@@ -48,7 +54,7 @@ def check_card(record: DetectorRecord) -> None:
     """Require that the card of a record can be written.
 
     Raises:
-        ModelError: its figures, origin or check are not what a detector has.
+        ModelError: Its figures, origin or check do not have the form of a detector's.
     """
     try:
         list(_body(record))
@@ -62,7 +68,7 @@ def check_card(record: DetectorRecord) -> None:
 def _of_part(metrics: Mapping[str, Any]) -> dict[str, Any]:
     figures = {path: _follow(metrics, path) for path in _FIGURES}
     ci95 = {path: limits for path, limits in metrics.get("ci95", {}).items() if path in _FIGURES}
-    n = {name: metrics["n"][name] for name in ("captions", "sentences", "images") if name in metrics["n"]}
+    n = {name: metrics["n"][name] for name in _COUNTS if name in metrics["n"]}
     return {"n": n, "figures": figures, "ci95": ci95}
 
 
@@ -89,7 +95,7 @@ def _body(record: DetectorRecord) -> Iterator[str]:
     yield f"# {_plain(record.name)}"
     yield ""
     if record.backbone.random_weights:
-        yield "**The backbone has random weights: built to try the software out; what it says means nothing.**"
+        yield "**The backbone has random weights: built for trials; its scores mean nothing.**"
         yield ""
     yield "Finds hallucinations in texts about images: P(incorrect) of each sentence, and the wrong words with types."
     yield ""
@@ -110,7 +116,7 @@ def _use() -> Iterator[str]:
     yield 'Detector.from_pretrained("PATH OR HUB ID").predict("photo.jpg", "A man rides a red horse. He wears a hat.")'
     yield "```"
     yield ""
-    yield "A sentence or word without a score is listed in `unscored`; that is no verdict."
+    yield "A sentence or word without a score is listed in `unscored`; that is not a verdict."
 
 
 def _measured(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -121,7 +127,7 @@ def _measured(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "Nothing was measured."
         return
     for part in parts:
-        n = ", ".join(f"{count:,} {name}" for name, count in figures[part]["n"].items())
+        n = ", ".join(f"{count:,} {_COUNTS.get(name, name)}" for name, count in figures[part]["n"].items())
         yield f"- `{part}`: {_PARTS[part]}; {n}"
     yield ""
     columns = [*parts, *(["blind"] if "blind" in figures else [])]
@@ -153,8 +159,14 @@ def _about(record: DetectorRecord) -> Iterator[str]:
     elif model["lora"]:
         lora = model["lora"]
         yield f"- Adapters (LoRA): rank {lora['r']} on {', '.join(f'`{_plain(target)}`' for target in lora['targets'])}"
+    if heads := [f"`{_plain(model[key]['name'])}`" for key in ("token_head", "sentence_head") if key in model]:
+        yield f"- Heads: {' for tokens, '.join(heads)} for sentences"
+    if record.packages:
+        yield f"- Needs, besides halspan: {', '.join(map(_plain, record.packages))}"
     yield f"- Types: {', '.join(_plain(name) for name in record.taxonomy)}"
     yield f"- A caption's words see of it: `{model['context']}`; window: {model['max_tokens']:,} tokens with the image"
+    if record.scoring is not None:
+        yield f"- Judged in {record.scoring.dtype}; longer texts than the window read in {record.scoring.window} ones"
     yield f"- Sentences are called incorrect from P(incorrect) {record.tuned['threshold']:.3f} on (`tuned`)"
     yield from (f"- {title}: {_words(value)}" for title, value in record.origin.items() if value)
     if (check := record.check) is not None:
@@ -184,5 +196,5 @@ def _words(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Keep what comes from data from being read as Markdown."""
+    """Escape text from data, so that it is not read as Markdown."""
     return "".join(f"\\{character}" if character in "\\`*_[]<>#|" else character for character in str(value))

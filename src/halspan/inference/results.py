@@ -1,4 +1,4 @@
-"""What `Detector.predict` gives: sentences and marked spans of a text, with what could not be scored beside them."""
+"""Results of `Detector.predict`: sentences, marked spans, and the parts of a text that could not be scored."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,11 +23,11 @@ class Sentence:
     """A sentence that was scored.
 
     Attributes:
-        start: first character of the text, counted from 0.
-        end: the character after the last one.
-        text: the sentence.
-        p_incorrect: calibrated probability that it is incorrect, 0 to 1.
-        is_incorrect: whether that is at or above the detector's threshold.
+        start: First character of the text, counted from 0.
+        end: The character after the last one.
+        text: The sentence.
+        p_incorrect: Calibrated probability that it is incorrect, 0 to 1.
+        is_incorrect: Whether `p_incorrect` is at or above the detector's threshold.
     """
 
     start: int
@@ -39,14 +39,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters that the detector holds for hallucinated.
+    """Characters that the detector considers hallucinated.
 
     Attributes:
-        start: first character of the text, counted from 0.
-        end: the character after the last one.
-        type: of the detector's taxonomy.
-        score: probability, 0 to 1.
-        text: the characters.
+        start: First character of the text, counted from 0.
+        end: The character after the last one.
+        type: Type, from the detector's taxonomy.
+        score: Probability, 0 to 1.
+        text: The characters.
     """
 
     start: int
@@ -58,13 +58,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """A part of the text about which the detector says nothing; it may be right or wrong.
+    """A part of the text that the detector did not judge; it may be right or wrong.
 
     Attributes:
-        start: first character of the text, counted from 0.
-        end: the character after the last one.
-        text: the characters.
-        reason: why there is no score.
+        start: First character of the text, counted from 0.
+        end: The character after the last one.
+        text: The characters.
+        reason: Reason why there is no score.
     """
 
     start: int
@@ -75,13 +75,13 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a detector says about a text and its image.
+    """The detector's judgement of a text and its image.
 
     Attributes:
-        text: the text.
-        sentences: those that were scored, in order.
-        spans: hallucinated characters, in order, disjoint, inside of scored sentences.
-        unscored: sentences without a score, in order.
+        text: The text.
+        sentences: Scored sentences, in order.
+        spans: Hallucinated characters, in order, disjoint, inside scored sentences.
+        unscored: Sentences without a score, in order.
     """
 
     text: str
@@ -91,11 +91,11 @@ class Prediction:
 
     @classmethod
     def of(cls, prediction: core.Prediction, *, threshold: float) -> "Prediction":
-        """Make one of a prediction about a caption.
+        """Build the result from a prediction about a caption.
 
         Args:
-            prediction: about a caption.
-            threshold: a sentence is called incorrect from this probability on.
+            prediction: Prediction about a caption.
+            threshold: Lowest probability at which a sentence is called incorrect.
         """
         text = prediction.caption.text
         sentences, unscored = [], []
@@ -111,7 +111,7 @@ class Prediction:
         return cls(text, tuple(sentences), tuple(spans), tuple(unscored))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a JSON object; `schema` says which layout it has."""
+        """Return a JSON object; its `schema` is the version of the layout."""
         return {
             "schema": SCHEMA,
             "text": self.text,
@@ -121,7 +121,7 @@ class Prediction:
         }
 
     def _repr_html_(self) -> str:
-        """Show the text in a notebook: hallucinated words marked, incorrect sentences and unscored ones underlined."""
+        """Return HTML for a notebook, with hallucinated words marked, incorrect and unscored sentences underlined."""
         return f'<div dir="auto" style="{_STYLE["text"]}">{"".join(self._pieces())}</div>'
 
     def _pieces(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What is fitted on the validation part alone: temperatures, the threshold of sentences, the decoding of spans."""
+"""Fitting on the validation part alone: temperatures, sentence threshold, and span decoding."""
 
 import logging
 import math
@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from halspan.core.captions import PredictedSpan, Prediction, SentenceScore
 from halspan.core.decoding import DecodingParameters, decode
 from halspan.core.targets import token_labels
-from halspan.inference.scoring import CaptionScores
+from halspan.inference.scores import CaptionScores
 from halspan.metrics.sentence import best_f1_threshold
 from halspan.metrics.span import count_characters
 
 logger = logging.getLogger(__name__)
 
 UNTUNED = DecodingParameters(threshold=0.5, merge_gap=1, min_characters=1, snap_to_word=True)
-# Tried one after another, each with the best values found before it.
+# Tuned one after another, each with the best values of those before it.
 GRID: dict[str, tuple[Any, ...]] = {
     "threshold": tuple(step / 20 for step in range(1, 20)),
     "snap_to_word": (True, False),
@@ -29,20 +29,21 @@ GRID: dict[str, tuple[Any, ...]] = {
     "min_characters": (1, 2, 3, 5),
 }
 MAX_TUNING_CAPTIONS = 2000
-PRIOR_ITEMS = 10.0  # sentences or tokens; little beside the hundreds of a validation part that says something
+PRIOR_ITEMS = 10.0  # sentences or tokens; few, compared with the hundreds in a useful validation part
 _LARGEST_INVERSE = 20.0
+_MOST = 1e9  # of a temperature, far beyond what is fitted; an integer may have any number of digits
 _LARGEST_LOGIT = 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What turns a detector's scores into predictions.
+    """The settings that turn a detector's scores into predictions.
 
     Attributes:
-        temperature: logits of sentences are divided by it.
-        token_temperature: logits of tokens are divided by it.
-        threshold: a sentence is called incorrect from this P(incorrect) on.
-        decoding: how token probabilities become spans.
+        temperature: Divisor of sentence logits.
+        token_temperature: Divisor of token logits.
+        threshold: Lowest P(incorrect) at which a sentence is called incorrect.
+        decoding: Settings of span decoding.
     """
 
     temperature: float = 1.0
@@ -51,32 +52,32 @@ class Tuned:
     decoding: DecodingParameters = UNTUNED
 
     def to_record(self) -> dict[str, Any]:
-        """Give the JSON object that `from_record` reads."""
+        """Return the JSON object that `from_record` reads."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Tuned":
-        """Read what `to_record` gave.
+        """Read the result of `to_record`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: The record is something else.
         """
         try:
             tuned = cls(**record | {"decoding": DecodingParameters(**record["decoding"])})
         except (TypeError, KeyError, ValidationError) as error:
             raise ValueError(" ".join(str(error).split())[:200]) from None
         scales = (tuned.temperature, tuned.token_temperature, tuned.threshold)
-        if not all(type(scale) in (float, int) and 0 < scale < math.inf for scale in scales) or tuned.threshold > 1:
+        if not all(type(scale) in (float, int) and 0 < scale < _MOST for scale in scales) or tuned.threshold > 1:
             raise ValueError("temperatures and threshold are numbers above 0, and the threshold is at most 1")
         return tuned
 
 
 def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
-    """Fit everything: temperatures to labels, the threshold to F1 of sentences, decoding to F1 of characters.
+    """Fit all settings: temperatures to labels, the threshold to sentence F1, decoding to character F1.
 
     Args:
-        scores: of the validation part.
-        taxonomy: the detector's types.
+        scores: Scores of the validation part.
+        taxonomy: Types of the detector.
     """
     logits, incorrect = _labelled_sentences(scores)
     temperature = fit_temperature(logits, incorrect, what="sentences")
@@ -91,19 +92,19 @@ def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
 
 
 def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "item"], *, what: str) -> float:
-    """Find the temperature T that makes sigmoid(logit / T) most likely (Guo et al. 2017, arXiv 1706.04599).
+    """Return the temperature T with the highest likelihood of sigmoid(logit / T) (Guo et al. 2017, arXiv 1706.04599).
 
-    Few items cannot tell how far their temperature is from 1: where they are ranked without a mistake, the likeliest
-    one is 0, which makes every probability 0 or 1. So `PRIOR_ITEMS` further ones count that lie where these do and are
-    calibrated at T = 1. The negative log-likelihood of all is convex in 1 / T; its slope is bisected.
+    A few items do not determine the temperature: if their ranking is perfect, the most likely one is 0, and every
+    probability becomes 0 or 1. As a prior, `PRIOR_ITEMS` further items with the same logits are therefore added, which
+    are calibrated at T = 1. The total negative log-likelihood is convex in 1 / T, and its slope is bisected.
 
     Args:
-        logits: of sentences or tokens.
-        positive: their labels.
-        what: they are, for the log.
+        logits: Logits of sentences or tokens.
+        positive: Their labels.
+        what: Name of the items, for the log.
 
     Returns:
-        The temperature, 0.05 to 1000; 1 where there is only one class, which says nothing about it.
+        The temperature, 0.05 to 1000; 1 if there is only one class, which does not determine it.
     """
     if positive.all() or not positive.any():
         logger.warning("the validation part has one class of %s only: their temperature stays 1", what)
@@ -119,7 +120,7 @@ def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "ite
 
 
 def predict(scores: Iterable[CaptionScores], tuned: Tuned, taxonomy: Sequence[str]) -> Iterator[Prediction]:
-    """Decide: calibrated probabilities of sentences, and spans."""
+    """Turn scores into decisions: calibrated probabilities of sentences, and spans."""
     for item in scores:
         sentences = tuple(
             SentenceScore(None, reason) if logit is None else _calibrate(logit / tuned.temperature)
@@ -133,7 +134,7 @@ def _calibrate(logit: float) -> SentenceScore:
 
 
 def token_probabilities(scores: CaptionScores, tuned: Tuned) -> Float[ndarray, "token"]:
-    """Give the calibrated probability of each token to be hallucinated."""
+    """Return the calibrated probability that each token is hallucinated."""
     return sigmoid(scores.token_logit / tuned.token_temperature)
 
 
@@ -155,12 +156,12 @@ def tune_decoding(scores: Sequence[CaptionScores], tuned: Tuned, taxonomy: Seque
     """Choose each decoding parameter in turn by the character F1, with the best values of those before it.
 
     Args:
-        scores: of the validation part; every n-th counts, so that they are at most `MAX_TUNING_CAPTIONS`.
-        tuned: temperatures.
-        taxonomy: the detector's types.
+        scores: Scores of the validation part; every n-th is used, so that they are at most `MAX_TUNING_CAPTIONS`.
+        tuned: Temperatures.
+        taxonomy: The detector's types.
 
     Returns:
-        The best found; `UNTUNED` where no caption has spans to find.
+        The best parameters found; `UNTUNED` if no caption has annotated spans.
     """
     sample = scores[:: max(1, math.ceil(len(scores) / MAX_TUNING_CAPTIONS))]
     best, best_f1 = UNTUNED, 0.0
@@ -179,7 +180,7 @@ def tune_decoding(scores: Sequence[CaptionScores], tuned: Tuned, taxonomy: Seque
 
 def sigmoid(logits: Float[ndarray, "..."] | float) -> Float[ndarray, "..."]:
     """Turn logits into probabilities."""
-    with np.errstate(over="ignore"):  # exp gives infinity, and that the right probability, 0
+    with np.errstate(over="ignore"):  # exp overflows to infinity, which gives the right probability, 0
         probabilities: ndarray = 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
     return probabilities
 

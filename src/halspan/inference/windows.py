@@ -1,10 +1,10 @@
-"""Texts of any length: what does not fit the backbone's window is read in overlapping ones, and put together again.
+"""Texts of any length: those longer than the backbone's window are read in overlapping windows and merged.
 
-A window holds as many whole sentences as fit, and before them whole sentences as context, up to a quarter of it. A
-sentence is judged once, in the window that it is new in, and so are its tokens. A sentence that is longer than the
-window is read in windows that overlap by half: a token counts in the one in which the nearest cut is farthest (where
-words only see what comes before them: the first one that has it), and the sentence's score is the highest of its
-windows', since one wrong word makes it incorrect.
+A window holds as many whole sentences as fit. Before them, it repeats whole sentences as context, up to a quarter of
+the window. A sentence and its tokens are judged once, in the first window that holds them. A sentence that is longer
+than the window is read in windows that overlap by half. A token then counts in the window in which the nearest cut is
+farthest away or, if tokens only see what comes before them, in the first window that holds it. The sentence's score is
+the highest of its windows', because one wrong word makes it incorrect.
 
 Axes: `token` (of one caption).
 """
@@ -21,15 +21,17 @@ from numpy import ndarray
 from PIL.Image import Image
 
 from halspan.core.captions import Caption
+from halspan.core.cost import Cost
 from halspan.core.errors import ModelError
-from halspan.inference.scoring import CaptionScores, score_batch
-from halspan.models.batch import EncodedCaption, EncodedRow
+from halspan.inference.forward import score_batch
+from halspan.inference.scores import CaptionScores
 from halspan.models.detector import SpanDetector
-from halspan.models.encoding import RowEncoder
+from halspan.models.inputs.batch import EncodedCaption, EncodedRow
+from halspan.models.inputs.encoding import RowEncoder
 
 Refuse = Callable[[Sequence[Caption], ModelError], None]
 
-CONTEXT_SHARE = 4  # a window's share of context: one in so many tokens
+CONTEXT_SHARE = 4  # context is at most a quarter of a window
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,11 @@ class Window:
     """Tokens `[start, stop)` of a caption that are read together.
 
     Attributes:
-        start: first token.
-        stop: the one after the last.
-        counts_from: scores of the tokens from here on count,
-        counts_to: up to here.
-        sentences: those whose score counts.
+        start: First token.
+        stop: The token after the last one.
+        counts_from: First token whose score counts.
+        counts_to: The token after the last one whose score counts.
+        sentences: Sentences whose score counts.
     """
 
     start: int
@@ -55,13 +57,13 @@ def plan_windows(token_sentence: Int[ndarray, "token"], room: int, *, is_causal:
     """Choose the windows of a caption.
 
     Args:
-        token_sentence: the sentence that a token belongs to, in order; -1 for none.
-        room: most tokens of a window, at least 1.
-        is_causal: whether a token sees only what comes before it.
+        token_sentence: Sentence that each token belongs to, in order; -1 for none.
+        room: Largest number of tokens in a window, at least 1.
+        is_causal: Whether a token sees only what comes before it.
 
     Returns:
-        Windows in order. All tokens of sentences count in exactly one of them; what stands between sentences may be in
-        none.
+        Windows in order, each with tokens of a sentence. All of these tokens count in exactly one of them; what belongs
+        to no sentence (whitespace, and what stands between sentences) may be in none.
     """
     n_tokens = len(token_sentence)
     ranges = _sentence_ranges(token_sentence)
@@ -74,7 +76,8 @@ def plan_windows(token_sentence: Int[ndarray, "token"], room: int, *, is_causal:
         first, end = ranges[numbers[place]]
         last = place
         if end - first > room:
-            windows += _cut(numbers[place], first, end, room, is_causal=is_causal)
+            pieces = _cut(numbers[place], first, end, room, is_causal=is_causal)
+            windows += [piece for piece in pieces if (token_sentence[piece.start : piece.stop] >= 0).any()]
         else:
             before = [ranges[number][0] for number in numbers[:place]]
             start = _context_start([0, *before], first, min(room // CONTEXT_SHARE, room - (end - first)))
@@ -94,22 +97,24 @@ def score_texts(
     is_causal: bool,
     batch_tokens: int,
     on_refused: Refuse | None = None,
+    on_pass: Callable[[Cost], None] | None = None,
 ) -> Iterator[CaptionScores]:
-    """Score captions of any length, in their order; no more rows are read ahead than one forward pass takes.
+    """Score captions of any length, in order; no more rows are read ahead than one forward pass needs.
 
     Args:
-        detector: in evaluation mode.
-        encoder: its encoder.
-        rows: images, each with captions of it.
-        is_causal: whether a token sees only what comes before it.
-        batch_tokens: tokens of one forward pass, padding and images included; a longer line has one of its own.
-        on_refused: is told which captions cannot be scored, and why; None raises it.
+        detector: In evaluation mode.
+        encoder: Its encoder.
+        rows: Images with their captions.
+        is_causal: Whether a token sees only what comes before it.
+        batch_tokens: Number of tokens in a forward pass, padding and images included; a longer line has its own pass.
+        on_refused: Function that is called with captions that cannot be scored, and the reason; None raises an error.
+        on_pass: Function that is called with the cost of each forward pass.
 
     Raises:
-        ModelError: the prompt alone does not fit the window, or scores are not finite numbers.
+        ModelError: The prompt alone does not fit the window, or scores are not finite numbers.
     """
     waiting: deque[_Read] = deque()
-    batch = _Pass(detector, encoder)
+    batch = _Pass(detector, encoder, on_pass)
     for image, captions in rows:
         try:
             row, room = encoder.encode_whole(image, captions)
@@ -133,7 +138,7 @@ def score_texts(
 
 @dataclass(slots=True)
 class _Read:
-    """A caption on its way."""
+    """A caption in progress."""
 
     whole: EncodedCaption
     windows: list[Window]
@@ -146,8 +151,14 @@ class _Read:
         self.is_cut = [(window.start, window.stop) for window in self.windows] != [(0, n_tokens)]
         self.parts = [_part(self.whole, window) for window in self.windows] if self.is_cut else [self.whole]
 
+    def count_sentences(self, number: int) -> int:
+        """Count the sentences that a window is the first to score."""
+        before = self.windows[number - 1].sentences if number else ()
+        new = (index for index in self.windows[number].sentences if index not in before)
+        return sum(self.whole.unscored[index] is None for index in new)
+
     def join(self) -> CaptionScores:
-        """Put the scores of the windows together."""
+        """Join the scores of the windows."""
         whole = self.whole
         if not self.is_cut:
             return self.scores[0]
@@ -178,19 +189,21 @@ class _Pass:
     """Lines that wait for a forward pass.
 
     Args:
-        detector: in evaluation mode.
-        encoder: its encoder.
+        detector: In evaluation mode.
+        encoder: Its encoder.
+        on_pass: Function that is called with the cost of each pass.
     """
 
-    def __init__(self, detector: SpanDetector, encoder: RowEncoder) -> None:
+    def __init__(self, detector: SpanDetector, encoder: RowEncoder, on_pass: Callable[[Cost], None] | None) -> None:
         self._detector = detector
         self._encoder = encoder
+        self._on_pass = on_pass
         self._lines: list[EncodedRow] = []
         self._owners: list[tuple[_Read, int]] = []
         self._longest = 0
 
     def has_room(self, line: EncodedRow, batch_tokens: int) -> bool:
-        """Say whether a line may be added; an empty pass has room for any."""
+        """Return whether a line fits; an empty pass has room for any line."""
         longest = max(self._longest, self._encoder.length(line))
         return not self._lines or longest * (len(self._lines) + 1) <= batch_tokens
 
@@ -201,10 +214,13 @@ class _Pass:
         self._longest = max(self._longest, self._encoder.length(line))
 
     def run(self) -> None:
-        """Score what there is."""
+        """Score the lines that were added."""
         if self._lines:
             device: torch.device = next(self._detector.parameters()).device
             batch = self._encoder.collate(self._lines).to(device)
+            if self._on_pass is not None:
+                n_sentences = sum(read.count_sentences(number) for read, number in self._owners)
+                self._on_pass(replace(batch.cost, sentences=n_sentences))
             for (read, number), scores in zip(self._owners, score_batch(self._detector, batch), strict=True):
                 read.scores[number] = scores
         self._lines, self._owners, self._longest = [], [], 0
@@ -216,7 +232,7 @@ def _take_finished(waiting: deque[_Read]) -> Iterator[CaptionScores]:
 
 
 def _sentence_ranges(token_sentence: Int[ndarray, "token"]) -> dict[int, tuple[int, int]]:
-    """Give the tokens `[first, end)` of each sentence that has some, in order."""
+    """Return the tokens `[first, end)` of each sentence that has tokens, in order."""
     places = np.flatnonzero(token_sentence >= 0)
     numbers, firsts, counts = np.unique(token_sentence[places], return_index=True, return_counts=True)
     lasts = places[firsts + counts - 1]
@@ -225,7 +241,7 @@ def _sentence_ranges(token_sentence: Int[ndarray, "token"]) -> dict[int, tuple[i
 
 
 def _context_start(starts: Sequence[int], first: int, most: int) -> int:
-    """Choose where a window begins: at the earliest of the starts that is at most so many tokens before its own."""
+    """Return where a window begins: at the earliest sentence start within a number of tokens before its own."""
     return next((start for start in starts if first - start <= most), first)
 
 
@@ -241,7 +257,7 @@ def _cut(sentence: int, first: int, end: int, room: int, *, is_causal: bool) -> 
 
 
 def _part(whole: EncodedCaption, window: Window) -> EncodedCaption:
-    """Give the tokens of a window; its sentences are counted from its first one."""
+    """Return the tokens of a window; its sentences are numbered from its first one."""
     inside = slice(window.start, window.stop)
     first = _first_sentence(whole, window)
     token_sentence = np.where(whole.token_sentence[inside] < 0, -1, whole.token_sentence[inside] - first)

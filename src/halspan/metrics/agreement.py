@@ -1,4 +1,4 @@
-"""The noise ceiling: how far annotators who disagree let any detector get.
+"""The noise ceiling: the best score that a detector can reach when annotators disagree.
 
 Axis: `sentence`.
 """
@@ -16,16 +16,17 @@ _N_POINTS = 4001
 
 
 def noise_ceiling(n_incorrect: VoteCounts, n_correct: VoteCounts) -> float | None:
-    """Estimate the AUROC of a detector that knows, for each sentence, the probability p that an annotator rejects it.
+    """Estimate the AUROC of a detector that knows each sentence's probability p of rejection by an annotator.
 
-    Labels are the majorities of the votes that there are, so a sentence that annotators dispute has now this label and
-    now that one, and even such a detector misses some. p follows a Beta distribution over sentences, fitted by its
-    moments: an unbiased estimate of p is the share of votes for incorrect, and of p squared the share of pairs of votes
-    in which both are. Each sentence counts the same, however many votes it has.
+    A label is the majority of the available votes. The label of a disputed sentence is therefore partly chance, and
+    even a detector that knows p is sometimes wrong. Over sentences, p follows a Beta distribution, fitted by its
+    moments: the share of votes for incorrect is an unbiased estimate of p, and the share of pairs of votes that are
+        both for
+    incorrect is one of p squared. Each sentence has the same weight, however many votes it has.
 
     Args:
-        n_incorrect: votes for incorrect.
-        n_correct: votes for correct; unknown votes are in neither.
+        n_incorrect: Votes for incorrect.
+        n_correct: Votes for correct; unknown votes are in neither.
 
     Returns:
         The AUROC of p, by quadrature, where incorrect sentences weigh P(majority incorrect | p) and correct ones
@@ -50,7 +51,7 @@ def noise_ceiling(n_incorrect: VoteCounts, n_correct: VoteCounts) -> float | Non
 
 
 def _oracle_auroc(a: float, b: float, n_votes: VoteCounts) -> float:
-    """Integrate the AUROC of p ~ Beta(a, b) against majorities of so many votes.
+    """Return the AUROC of p ~ Beta(a, b) against the majority of a given number of votes, by quadrature.
 
     On the scale x = logit p the density is p^a (1 - p)^b, which dies off exponentially on both sides; x = sinh t brings
     the far tails of small a and b within reach of evenly spaced points.
@@ -67,7 +68,7 @@ def _oracle_auroc(a: float, b: float, n_votes: VoteCounts) -> float:
 
 
 def _p_majority(n: int, log_p: Float[ndarray, "point"], log_q: Float[ndarray, "point"]) -> Float[ndarray, "point"]:
-    """Give the probability of more than half of n votes, of probability p each."""
+    """Return the probability that more than half of n votes are for one label, if each is with probability p."""
     wins = np.arange(n // 2 + 1, n + 1)[:, None]
     log_ways = np.array([math.log(math.comb(n, int(k))) for k in wins[:, 0]])[:, None]
     p_majority: ndarray = np.exp(log_ways + wins * log_p + (n - wins) * log_q).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Intervals by a percentile bootstrap over images, and paired differences of two detectors."""
+"""Confidence intervals by a percentile bootstrap over images, and paired differences of two detectors."""
 
 import logging
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ _NEEDS_THRESHOLD = "sentence.f1"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better or worse one detector is than another by one figure; None for what is undefined.
+    """The difference of two detectors in one figure; None where it is undefined.
 
     Attributes:
-        a: the figure of the first detector.
-        b: that of the second one.
-        difference: a - b.
-        low: lower end of the interval of the difference.
-        high: upper end.
-        p_a_better: share of resamples in which the first is better, that is higher, or for `LOWER_IS_BETTER` lower; a
+        a: Figure of the first detector.
+        b: Figure of the second detector.
+        difference: The value a - b.
+        low: Lower end of the interval of the difference.
+        high: Upper end of the interval.
+        p_a_better: Share of resamples in which the first detector is better: higher, or lower for `LOWER_IS_BETTER`. A
             tie counts half.
-        reason: why there is no interval; None where there is one.
+        reason: Why there is no interval; None where there is one.
     """
 
     a: float | None
@@ -53,18 +53,19 @@ def intervals(
     """Compute percentile intervals of the main figures.
 
     Args:
-        predictions: of all captions of a part, in any order.
-        images: what tells the images of the captions apart, such as a hash of their content.
-        threshold: sentences count as called incorrect from this p_incorrect on.
-        n_resamples: draws of all images.
-        seed: of the draws.
-        level: share of resamples inside an interval.
+        predictions: Predictions of all captions of a part, in any order.
+        images: Key of the image of each caption, such as a hash of its content.
+        threshold: Lowest p_incorrect at which a sentence counts as called incorrect.
+        n_resamples: Draws of all images.
+        seed: Seed of the draws.
+        level: Share of resamples inside an interval.
 
     Returns:
-        Low and high end by the figure's dotted path (`sentence.auroc.macro`); and, by path, why an interval is missing:
-        there is one image only, or the figure is undefined in more than `MAX_UNDEFINED` of the resamples. In fewer,
-        these resamples are left out. `sentence.auroc.macro` is undefined where one of the generators that it averages
-        has one class only.
+        Low and high end by the figure's dotted path (`sentence.auroc.macro`); and by path, the reason why an interval
+        is
+        missing: there is only one image, or the figure is undefined in more than `MAX_UNDEFINED` of the resamples. If
+        it is undefined in fewer, these resamples are left out. `sentence.auroc.macro` is undefined where a generator
+        that it averages has one class only.
     """
     image = number_images(predictions, images)
     draws = draw_images(image, n_resamples=n_resamples, seed=seed)
@@ -87,23 +88,23 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Difference]:
-    """Compare two detectors on the same captions and the same resamples of them, by the figures that need no threshold.
+    """Compare two detectors on the same captions and resamples, by the figures that need no threshold.
 
     Sentences that only one of them scored are left out for both, with a warning.
 
     Args:
-        a: what the first detector says.
-        b: what the second one says about the same captions, in the same order.
-        images: what tells the images of the captions apart, such as a hash of their content.
-        n_resamples: draws of all images.
-        seed: of the draws.
-        level: share of resamples inside an interval.
+        a: Predictions of the first detector.
+        b: Predictions of the second detector about the same captions, in the same order.
+        images: Key of the image of each caption, such as a hash of its content.
+        n_resamples: Draws of all images.
+        seed: Seed of the draws.
+        level: Share of resamples inside an interval.
 
     Returns:
         The differences by the figure's dotted path.
 
     Raises:
-        DataError: the captions are not the same, or differ in text or annotation.
+        DataError: The captions are not the same, or differ in text or annotation.
     """
     a, b = _scored_by_both(a, b)
     image = number_images(a, images)
@@ -118,7 +119,7 @@ def compare(
 
 
 def _why_undefined(values: Values, *, n_images: int) -> str | None:
-    """Say why the figures of resamples give no interval; None if they give one."""
+    """Return the reason why resamples give no interval; None if they give one."""
     if n_images < 2:
         return "fewer than two images, so there is nothing to resample"
     share = float(np.mean(np.isnan(values)))
@@ -131,7 +132,7 @@ def _percentiles(values: Values, level: float) -> tuple[float, float]:
 
 
 def _difference(a: Values, b: Values, *, path: str, level: float, n_images: int) -> Difference:
-    """Compare figures of which the first is that of all captions, and the others those of the resamples."""
+    """Compare two arrays of figures; the first entry is that of all captions, the others are of resamples."""
     differences = (a - b)[1:]
     figures = Difference(_known(a[0]), _known(b[0]), _known(a[0] - b[0]))
     if reason := _why_undefined(differences, n_images=n_images):
@@ -148,7 +149,7 @@ def _known(value: float) -> float | None:
 def _scored_by_both(
     a: Sequence[Prediction], b: Sequence[Prediction]
 ) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
-    """Check that two detectors judge the same captions; leave sentences unscored that one of them did not score."""
+    """Check that both detectors judge the same captions; sentences scored by one only become unscored."""
     if len(a) != len(b):
         raise DataError(f"{len(a)} captions against {len(b)}; compare predictions about the same captions")
     n_left_out = 0
@@ -173,7 +174,7 @@ def _without(prediction: Prediction, unscored: Sequence[bool]) -> Prediction:
 
 
 def _check_same(one: Caption, other: Caption) -> None:
-    """Require the same caption with the same annotation; its image may lie somewhere else."""
+    """Require the same caption with the same annotation; the path of its image may differ."""
     if one.id != other.id:
         raise DataError(f"caption {one.id!r} against {other.id!r}; give the same captions in the same order")
     for name in ("generator", "text", "sentences", "spans"):

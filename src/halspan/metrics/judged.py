@@ -1,4 +1,4 @@
-"""The sentences that sentence figures count: labelled correct or incorrect, and scored."""
+"""The sentences that count in sentence figures: labelled correct or incorrect, and scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class JudgedSentences:
     """The sentences that are labelled correct or incorrect, and scored.
 
     Attributes:
-        p_incorrect: what the detector says.
-        rank: what sentences are ranked by: log-odds where all have them, else `p_incorrect`.
-        incorrect: what the label says.
-        generator: of the sentence's caption.
-        caption: the index of its prediction.
-        position: in the caption, counted from 0; sentences that are not judged count.
+        p_incorrect: The detector's P(incorrect).
+        rank: Key for ranking: the log-odds if all sentences have them, else `p_incorrect`.
+        incorrect: Whether the label is incorrect.
+        generator: Generator of the sentence's caption.
+        caption: Index of its prediction.
+        position: Position in the caption, counted from 0; sentences that are not judged count, too.
     """
 
     p_incorrect: Float[ndarray, "sentence"]

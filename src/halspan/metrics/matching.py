@@ -1,4 +1,4 @@
-"""How many predicted spans match an annotated one, one to one, by the four criteria of SemEval-2013 task 9.
+"""One-to-one matches of predicted and annotated spans, by the four criteria of SemEval-2013 task 9.
 
 No order of the spans changes a count: each criterion matches as many spans as any pairing of them can. Spans are
 half-open, so adjacent ones do not overlap. Where neither the annotated nor the predicted spans overlap each other, the
@@ -19,7 +19,7 @@ Range = tuple[int, int]
 
 
 def judged_ranges(spans: Iterable[Span | PredictedSpan], judged: Characters) -> list[TypedRange]:
-    """Shrink spans to their judged characters; a span without any is left out."""
+    """Shrink spans to their judged characters; a span without judged characters is dropped."""
     ranges = []
     for span in spans:
         positions = np.flatnonzero(judged[span.start : span.end])
@@ -34,7 +34,7 @@ def count_strict(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) ->
 
 
 def count_exact(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start and end, whatever the types."""
+    """Count spans of one caption that agree in start and end, ignoring types."""
     return _with_totals((_untyped(gold) & _untyped(predicted)).total(), gold, predicted)
 
 
@@ -48,7 +48,11 @@ def count_type(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> C
 
 
 def count_partial(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start and end, and half of those that overlap, whatever the types."""
+    """Count spans of one caption that agree in start and end, and half of those that overlap, ignoring types.
+
+    >>> count_partial([(0, 4, "Object")], [(2, 6, "Object"), (8, 9, "Object")])
+    Counts(shared=0.5, predicted=2, gold=1)
+    """
     golds, predictions = _untyped(gold), _untyped(predicted)
     exact = golds & predictions
     overlapping = _count_overlapping((golds - exact).elements(), (predictions - exact).elements())
@@ -56,11 +60,12 @@ def count_partial(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -
 
 
 def _count_overlapping(gold: Iterable[Range], predicted: Iterable[Range]) -> int:
-    """Pair as many overlapping ranges as can be.
+    """Return the largest number of disjoint pairs of overlapping ranges.
 
-    Each predicted one, in order of its end, takes the overlapping one that ends first. All that it overlaps start
-    before its end, so before the end of every later one, which overlaps them if they end late enough: the first to end
-    is the one to spare.
+    Predicted ranges are taken in order of their ends, and each is paired with the overlapping range that ends first.
+    This greedy choice is optimal: every range that overlaps the current one starts before its end, so also before the
+    end of every later one. An annotated range that ends later can be paired with every later
+    prediction that one with an earlier end can.
     """
     n_pairs = 0
     left = sorted(gold, key=_end_first)

@@ -1,4 +1,4 @@
-"""Figures of resamples, all at once.
+"""Figures of all bootstrap resamples at once.
 
 A resample draws as many images as there are, with replacement; all captions of an image come together, as their
 sentences are alike. Its figures are those of `summarize` on the captions drawn, without looking at them again: figures
@@ -21,18 +21,18 @@ from halspan.metrics.span_counts import SpanCounts, count_spans
 Draws = Int[ndarray, "resample image"]
 Values = Float[ndarray, "resample"]
 
-_CHUNK = 2**22  # resamples times sentences at once
+_CHUNK = 2**22  # largest number of resamples times sentences at once
 
 
 def number_images(predictions: Sequence[Prediction], images: Sequence[str]) -> Int[ndarray, "caption"]:
-    """Give the number of each caption's image, in the order of their names, so that the captions' order is nothing."""
+    """Return the number of each caption's image, in the order of image names, whatever the captions' order."""
     if len(images) != len(predictions):
         raise ValueError(f"images: {len(images)} for {len(predictions)} predictions; give the image of each")
     return np.unique(np.array(images, dtype=np.str_), return_inverse=True)[1]
 
 
 def draw_images(image: Int[ndarray, "caption"], *, n_resamples: int, seed: int) -> Draws:
-    """Draw as many images as there are, with replacement: how often each is in each resample."""
+    """Draw as many images as there are, with replacement; returns the count of each image in each resample."""
     n_images = len(np.unique(image))
     if not n_images:
         return np.zeros((n_resamples, 0), dtype=np.int64)
@@ -42,13 +42,13 @@ def draw_images(image: Int[ndarray, "caption"], *, n_resamples: int, seed: int) 
 def resampled_figures(
     predictions: Sequence[Prediction], image: Int[ndarray, "caption"], draws: Draws, *, threshold: float = 0.5
 ) -> dict[str, Values]:
-    """Compute the figures of each resample, NaN where one is undefined.
+    """Compute the figures of each resample; NaN where one is undefined.
 
     Args:
-        predictions: of all captions.
-        image: the number of each caption's image.
-        draws: how often each image is in each resample.
-        threshold: sentences count as called incorrect from this p_incorrect on.
+        predictions: Predictions of all captions.
+        image: Number of each caption's image.
+        draws: Count of each image in each resample.
+        threshold: Lowest p_incorrect at which a sentence counts as called incorrect.
     """
     judged = judged_sentences(predictions)
     generators = sorted({prediction.caption.generator for prediction in predictions})
@@ -82,8 +82,8 @@ def _rank(
 ) -> tuple[Values, Values]:
     """Compute AUROC and average precision of each resample; NaN where it has one class only.
 
-    Sentences of either class are sorted once. What a resample has below or above a score is then a cumulative sum of
-    how often their images were drawn.
+    Sentences of each class are sorted once. The weight below or above a score in a resample is then a cumulative sum of
+    the counts of their images.
     """
     order = np.argsort(scores, kind="stable")
     wrong, right = order[labels[order]], order[~labels[order]]
@@ -97,7 +97,7 @@ def _rank(
         n_right, n_wrong = _cumulate(chunk[:, image[right]]), _cumulate(weight)
         n_pairs = n_right[:, -1] * n_wrong[:, -1]
         won = (weight * (n_right[:, below] + n_right[:, up_to])).sum(axis=1) / 2
-        hits = n_wrong[:, -1:] - n_wrong[:, below_wrong]  # that score as high as each
+        hits = n_wrong[:, -1:] - n_wrong[:, below_wrong]  # incorrect sentences with at least this score
         misses = n_right[:, -1:] - n_right[:, below]
         precision = hits / np.maximum(hits + misses, 1)
         figures[0, start : start + step] = _divide(won, n_pairs)
@@ -133,7 +133,7 @@ def _span_figures(captions: Sequence[SpanCounts], image: Int[ndarray, "caption"]
 
 
 def _rates(shared: Values, predicted: Values, gold: Values) -> dict[str, Values]:
-    """Give precision, recall and F1, as `summarize` does: without gold none of them says anything."""
+    """Return precision, recall and F1 as `summarize` does: without gold spans, all three are undefined."""
     return {
         "precision": _divide(shared, predicted, where=(gold > 0) & (predicted > 0)),
         "recall": _divide(shared, gold),
@@ -144,19 +144,19 @@ def _rates(shared: Values, predicted: Values, gold: Values) -> dict[str, Values]
 def _add_up(
     rows: Float[ndarray, "item part"], image: Int[ndarray, "item"], draws: Draws
 ) -> Float[ndarray, "part resample"]:
-    """Add up what belongs to each image, as often as it was drawn."""
+    """Sum the values of each image, weighted by how often it was drawn."""
     by_image = np.zeros((draws.shape[1], rows.shape[1]))
     np.add.at(by_image, image, rows)
     return (draws @ by_image).T
 
 
 def _cumulate(counts: Int[ndarray, "resample sentence"]) -> Int[ndarray, "resample sentence+1"]:
-    """Add up from the left, behind a 0."""
+    """Return cumulative sums from the left, after a leading 0."""
     return np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0)))
 
 
 def _divide(above: ndarray, below: ndarray, *, where: Bool[ndarray, "resample"] | None = None) -> Values:
-    """Divide where there is something to divide by, and where asked; NaN elsewhere."""
+    """Divide where the divisor is not 0 and the condition holds; NaN elsewhere."""
     ratio: Values = np.full(len(below), np.nan)
     np.divide(above, below, out=ratio, where=below > 0 if where is None else where)
     return ratio

@@ -1,4 +1,4 @@
-"""Self-preference: how much worse a detector is on captions that a model of its own family wrote or painted.
+"""Self-preference: the loss of a detector on captions or images made by a model of its own family.
 
 AlignBench (arXiv 2511.20515) finds an AUROC on own captions of 0.82 to 0.90 of the mean over generators.
 """
@@ -25,7 +25,7 @@ GENERATORS: Mapping[str, str] = {
     "matcha": "matcha",
     "unichart": "unichart",
 }
-"""The family of each generator that corpora name."""
+"""Families of the generators in known corpora."""
 
 BACKBONES: Mapping[str, str] = {
     "gemma3": "gemma",
@@ -40,28 +40,29 @@ BACKBONES: Mapping[str, str] = {
     "qwen3_vl": "qwen",
     "smolvlm": "idefics",
 }
-"""The family of each backbone, by transformers' `model_type`."""
+"""Families of backbones, by transformers' `model_type`."""
 
 
 def family_of_generator(name: str) -> str | None:
-    """Give the family of a generator; None for one that is not in the table."""
+    """Return the family of a generator; None for one that is not in the table."""
     return GENERATORS.get(name)
 
 
 def family_of_backbone(model_type: str) -> str | None:
-    """Give the family of a transformers `model_type`; None for one that is not in the table."""
+    """Return the family of a transformers `model_type`; None for one that is not in the table."""
     return BACKBONES.get(model_type)
 
 
 def self_preference(by_generator: Mapping[str, float | None], family: str) -> float | None:
-    """Divide the mean AUROC on captions of a family's own generators by the mean over all generators.
+    """Return the mean AUROC on captions of the family's own generators, divided by the mean over all.
 
     Args:
-        by_generator: the detector's AUROC on each generator, None where there is none.
-        family: the detector's.
+        by_generator: The detector's AUROC on each generator, None where there is none.
+        family: Family of the detector.
 
     Returns:
-        Below 1 if the detector is worse on its own family's captions; None if no generator with a figure is of it.
+        Ratio, below 1 if the detector is worse on its own family's captions; None if no generator of the family has a
+        figure.
     """
     own = macro(figure for name, figure in by_generator.items() if family_of_generator(name) == family)
     everything = macro(by_generator.values())

@@ -1,4 +1,4 @@
-"""How well probabilities tell incorrect sentences from correct ones; the positive class is incorrect.
+"""Separation of incorrect from correct sentences by probability; the positive class is incorrect.
 
 Scores that are not finite are a DataError in every figure. Axes: `sentence`, `point`, `bin`.
 """
@@ -18,12 +18,12 @@ Labels = Bool[ndarray, "sentence"]
 
 @dataclass(frozen=True, slots=True)
 class RocCurve:
-    """The rates of a threshold at each distinct score, the highest first, behind the origin.
+    """True and false positive rates at each distinct score, from the highest down, after the origin.
 
     Attributes:
-        fpr: share of the correct sentences that score as high as the threshold.
-        tpr: share of the incorrect ones.
-        threshold: infinite at the origin, where no sentence does.
+        fpr: Share of the correct sentences with at least this score.
+        tpr: Share of the incorrect sentences with at least this score.
+        threshold: Score; infinite at the origin, where no sentence reaches it.
     """
 
     fpr: Float[ndarray, "point"]
@@ -33,12 +33,12 @@ class RocCurve:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Bins of sentences by probability, the lowest first; none is empty.
+    """Bins of sentences by probability, from the lowest up; none is empty.
 
     Attributes:
-        mean_probability: what the detector says.
-        share_incorrect: what the labels say.
-        count: sentences.
+        mean_probability: Mean probability that the detector gives.
+        share_incorrect: Share of incorrect sentences by label.
+        count: Number of sentences.
     """
 
     mean_probability: Float[ndarray, "bin"]
@@ -47,14 +47,17 @@ class Reliability:
 
 
 def auroc(scores: Scores, labels: Labels) -> float | None:
-    """Area under the ROC curve: how often an incorrect sentence scores above a correct one, a tie counting half.
+    """Return the area under the ROC curve, the probability that an incorrect sentence outscores a correct one.
 
     Args:
-        scores: higher means more likely incorrect.
-        labels: true for incorrect.
+        scores: Higher means more likely incorrect.
+        labels: True for incorrect.
 
     Returns:
-        Exact, by ranks (Mann-Whitney U); None if there is only one class.
+        Exact value by ranks (Mann-Whitney U), a tie counting half; None if there is only one class.
+
+    >>> auroc(np.array([0.9, 0.8, 0.3, 0.2]), np.array([True, False, True, False]))
+    0.75
     """
     _check_finite(scores)
     n_positive = int(labels.sum())
@@ -66,17 +69,17 @@ def auroc(scores: Scores, labels: Labels) -> float | None:
 
 
 def macro(figures: Iterable[float | None]) -> float | None:
-    """Mean of the figures that there are, each generator counting the same; None if there is none."""
+    """Return the mean of the figures that are not None, each generator counting the same; None if all are None."""
     known = [figure for figure in figures if figure is not None]
     return float(np.mean(known)) if known else None
 
 
 def roc_curve(scores: Scores, labels: Labels) -> RocCurve | None:
-    """Trade false alarms for hits, threshold by threshold; None if there is only one class.
+    """Return the true and false positive rates at each threshold; None if there is only one class.
 
     Args:
-        scores: higher means more likely incorrect.
-        labels: true for incorrect.
+        scores: Higher means more likely incorrect.
+        labels: True for incorrect.
     """
     level, n_at_level, n_hits = _levels(scores, labels)
     if _is_one_class(labels):
@@ -89,26 +92,29 @@ def roc_curve(scores: Scores, labels: Labels) -> RocCurve | None:
 
 
 def recall_at_fpr(scores: Scores, labels: Labels, *, fpr: float = 0.10) -> float | None:
-    """Highest share of incorrect sentences found by a threshold that calls at most `fpr` of the correct ones incorrect.
+    """Return the highest recall of incorrect sentences at a false positive rate of at most `fpr`.
 
     Args:
-        scores: higher means more likely incorrect.
-        labels: true for incorrect.
-        fpr: false positive rate allowed, 0 to 1; nothing is interpolated between thresholds.
+        scores: Higher means more likely incorrect.
+        labels: True for incorrect.
+        fpr: False positive rate allowed, 0 to 1; nothing is interpolated between thresholds.
 
     Returns:
         0 to 1; None if there is only one class.
+
+    >>> recall_at_fpr(np.array([0.9, 0.6, 0.2]), np.array([True, False, True]), fpr=0.1)
+    0.5
     """
     curve = roc_curve(scores, labels)
     return None if curve is None else float(curve.tpr[curve.fpr <= fpr].max())
 
 
 def average_precision(scores: Scores, labels: Labels) -> float | None:
-    """Area under the precision-recall curve: precision at each distinct score, weighted by the recall gained there.
+    """Return the area under the precision-recall curve, in steps at each distinct score.
 
     Args:
-        scores: higher means more likely incorrect.
-        labels: true for incorrect.
+        scores: Higher means more likely incorrect.
+        labels: True for incorrect.
 
     Returns:
         As scikit-learn's `average_precision_score`; None if there is only one class.
@@ -120,19 +126,19 @@ def average_precision(scores: Scores, labels: Labels) -> float | None:
 
 
 def brier(probabilities: Scores, labels: Labels) -> float | None:
-    """Mean squared difference between probability and label (1 for incorrect); None without sentences."""
+    """Return the mean squared difference of probability and label (1 for incorrect); None without sentences."""
     _check_finite(probabilities)
     return float(np.mean((probabilities - labels) ** 2)) if len(labels) else None
 
 
 def accuracy(probabilities: Scores, labels: Labels, *, threshold: float) -> float | None:
-    """Share of sentences on the right side of the threshold (incorrect at or above it); None without sentences."""
+    """Return the share of correctly called sentences, incorrect at or above the threshold; None without sentences."""
     _check_finite(probabilities)
     return float(np.mean((probabilities >= threshold) == labels)) if len(labels) else None
 
 
 def f1(probabilities: Scores, labels: Labels, *, threshold: float) -> float | None:
-    """Harmonic mean of precision and recall of the sentences called incorrect, those at or above the threshold.
+    """Return F1 of the sentences called incorrect, which are those at or above the threshold.
 
     Returns:
         0 to 1, 0 if none is called incorrect; None if no sentence is incorrect.
@@ -144,11 +150,11 @@ def f1(probabilities: Scores, labels: Labels, *, threshold: float) -> float | No
 
 
 def best_f1_threshold(probabilities: Scores, labels: Labels) -> float | None:
-    """Find the threshold with the highest F1 of incorrect sentences.
+    """Return the threshold with the highest F1 of incorrect sentences.
 
     Args:
-        probabilities: of being incorrect.
-        labels: true for incorrect.
+        probabilities: Probabilities of being incorrect.
+        labels: True for incorrect.
 
     Returns:
         Halfway between two scores, or the lowest score; of equally good ones the nearest to 0.5. None if there is only
@@ -160,18 +166,18 @@ def best_f1_threshold(probabilities: Scores, labels: Labels) -> float | None:
     figure = 2 * n_hits.cumsum() / (n_at_level.cumsum() + labels.sum())
     next_level = np.append(level[1:], level[-1])
     middle = (level + next_level) / 2
-    threshold = np.where(middle > next_level, middle, level)  # the lowest has no next one, adjacent floats no middle
+    threshold = np.where(middle > next_level, middle, level)  # for the lowest score, and adjacent floats
     best = threshold[figure == figure.max()]
     return float(best[np.abs(best - 0.5).argmin()])
 
 
 def reliability(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> Reliability:
-    """Compare probabilities with labels in bins that hold equally many sentences; equal probabilities share a bin.
+    """Compare probabilities with labels in bins of equally many sentences; equal probabilities share a bin.
 
     Args:
-        probabilities: of being incorrect.
-        labels: true for incorrect.
-        n_bins: 15, as Guo et al. 2017 (arXiv 1706.04599), whose bins are equally wide; ties can leave fewer.
+        probabilities: Probabilities of being incorrect.
+        labels: True for incorrect.
+        n_bins: Largest number of bins, 15 as in Guo et al. 2017 (arXiv 1706.04599), whose bins have equal widths.
     """
     _check_finite(probabilities)
     n_below = _mean_ranks(probabilities) - 0.5
@@ -185,15 +191,18 @@ def reliability(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> R
 
 
 def ece(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> float | None:
-    """Expected calibration error: the mean over sentences of |mean probability - share of incorrect| in their bin.
+    """Return the expected calibration error: the mean distance of probability and incorrect share over bins.
 
     Args:
-        probabilities: of being incorrect.
-        labels: true for incorrect.
-        n_bins: as for `reliability`.
+        probabilities: Probabilities of being incorrect.
+        labels: True for incorrect.
+        n_bins: As for `reliability`.
 
     Returns:
         0 to 1; None without sentences.
+
+    >>> ece(np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, False, False]), n_bins=2)
+    0.25
     """
     bins = reliability(probabilities, labels, n_bins=n_bins)
     if not len(labels):
@@ -202,7 +211,7 @@ def ece(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> float | N
 
 
 def _check_finite(scores: Scores) -> None:
-    """Require numbers: comparisons with NaN are false, so it would count as some score without anybody noticing."""
+    """Require finite numbers: comparisons with NaN are false, so it would silently count as some score."""
     wrong = np.flatnonzero(~np.isfinite(scores))
     if len(wrong):
         raise DataError(
@@ -216,19 +225,19 @@ def _is_one_class(labels: Labels) -> bool:
 
 
 def _levels(scores: Scores, labels: Labels) -> tuple[ndarray, ndarray, ndarray]:
-    """Give the distinct scores, the highest first; how many sentences have each; how many of these are incorrect."""
+    """Return the distinct scores, from the highest down, their sentences, and the incorrect ones among these."""
     _check_finite(scores)
     level, index, n_at_level = np.unique(-scores, return_inverse=True, return_counts=True)
     return -level, n_at_level, np.bincount(index, weights=labels)
 
 
 def _cumulative_share(counts: ndarray) -> ndarray:
-    """Share of all up to and with each, behind a 0."""
+    """Return the cumulative shares, after a leading 0."""
     return np.concatenate([[0.0], counts.cumsum() / counts.sum()])
 
 
 def _mean_ranks(scores: Scores) -> Scores:
-    """Rank the scores from 1 up; equal ones get the mean of their ranks."""
+    """Return the ranks of the scores, from 1 up; equal scores get their mean rank."""
     _, level, n_at_level = np.unique(scores, return_inverse=True, return_counts=True)
     ranks: ndarray = (n_at_level.cumsum() - (n_at_level - 1) / 2)[level]
     return ranks

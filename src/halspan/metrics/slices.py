@@ -1,4 +1,4 @@
-"""How scores differ with what a sentence is: its position, length, direction, type, and how far annotators agree.
+"""Scores by properties of a sentence: position, length, direction, type, and annotator agreement.
 
 A slice pools the generators. It holds how many sentences of either class it has, their mean p_incorrect, and the AUROC;
 None where there is no such sentence, or one class only.
@@ -16,14 +16,14 @@ from halspan.metrics.agreement import noise_ceiling
 from halspan.metrics.judged import JudgedSentences, judged_sentences
 from halspan.metrics.sentence import auroc
 
-LAST_POSITION = 7  # and all later ones
-FEWEST_WORDS = (1, 6, 11, 16, 21, 31)  # of each bin of lengths
+LAST_POSITION = 7  # this position and all later ones
+FEWEST_WORDS = (1, 6, 11, 16, 21, 31)  # fewest words in each bin of lengths
 
 Mask = Bool[ndarray, "sentence"]
 
 
 def slices(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Slice the judged sentences in every way, in the shape of `metrics.json`; empty slices are left out."""
+    """Slice the judged sentences by every property, in the shape of `metrics.json`; empty slices are left out."""
     judged = judged_sentences(predictions)
     captions = [predictions[index].caption for index in judged.caption]
     pairs = [
@@ -58,7 +58,7 @@ def _by_position(judged: JudgedSentences) -> list[dict[str, Any]]:
 
 
 def _by_length(judged: JudgedSentences, pairs: Sequence[tuple[Caption, Sentence]]) -> list[dict[str, Any]]:
-    """Count words, which whitespace separates."""
+    """Slice by the number of words, which whitespace separates."""
     n_words = np.array([len(caption.text[sentence.start : sentence.end].split()) for caption, sentence in pairs])
     bins = np.searchsorted(FEWEST_WORDS[1:], n_words, side="right")
     most_words = [*(fewest - 1 for fewest in FEWEST_WORDS[1:]), None]
@@ -74,7 +74,7 @@ def _by_direction(judged: JudgedSentences, captions: Sequence[Caption]) -> dict[
 
 
 def _by_type(judged: JudgedSentences, pairs: Sequence[tuple[Caption, Sentence]]) -> dict[str, Any]:
-    """Set the incorrect sentences of a type, their own or that of a span in them, against all correct ones."""
+    """Compare the incorrect sentences of each type, their own or that of a span in them, with all correct ones."""
     types: dict[str, Mask] = {}
     for index in np.flatnonzero(judged.incorrect).tolist():
         caption, sentence = pairs[index]
@@ -84,7 +84,7 @@ def _by_type(judged: JudgedSentences, pairs: Sequence[tuple[Caption, Sentence]])
 
 
 def _by_agreement(judged: JudgedSentences, sentences: Sequence[Sentence]) -> dict[str, Any]:
-    """Compare sentences of which all votes for correct or incorrect are the same, of two or more, with the others."""
+    """Slice by whether all of at least two votes for correct or incorrect agree."""
     votes = [(0, 0) if each.votes is None else (each.votes.incorrect, each.votes.correct) for each in sentences]
     n_incorrect, n_correct = np.array(votes, dtype=np.int64).reshape(-1, 2).T
     voted = n_incorrect + n_correct >= 2

@@ -1,8 +1,8 @@
-"""How well predicted spans cover the annotated characters, or tokens.
+"""Coverage of the annotated characters, or tokens, by predicted spans.
 
 Characters are compared as sets, so overlapping, nested and duplicate spans count a character once. Left out on both
-sides are the characters of sentences that nobody judged (unknown or unlabelled), and of incorrect sentences of which
-nobody said where they are wrong. Axes: `character`, `token`.
+sides are the characters of sentences that are unknown or unlabelled, and of incorrect sentences without a span.
+Axes: `character`, `token`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,12 +21,12 @@ Tokens = Bool[ndarray, "token"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What precision and recall are made of: characters, or spans.
+    """The counts behind precision and recall, of characters or of spans.
 
     Attributes:
-        shared: predicted and annotated; a partial match of spans counts half.
-        predicted: all predicted.
-        gold: all annotated.
+        shared: Number that is predicted and annotated; a partial match of spans counts half.
+        predicted: Number that is predicted.
+        gold: Number that is annotated.
     """
 
     shared: int | float = 0
@@ -38,22 +38,22 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        """Share of the predicted; None if nothing is predicted."""
+        """Return the share of the predicted that is annotated; None if nothing is predicted."""
         return self.shared / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the annotated; None if nothing is annotated."""
+        """Return the share of the annotated that is predicted; None if nothing is annotated."""
         return self.shared / self.gold if self.gold else None
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall, 0 if nothing is predicted; None if nothing is annotated."""
+        """Return the harmonic mean of precision and recall, 0 if nothing is predicted; None if nothing is annotated."""
         return 2 * self.shared / (self.predicted + self.gold) if self.gold else None
 
 
 def has_no_span(caption: Caption, sentence: Sentence) -> bool:
-    """Say whether a sentence is incorrect and no span touches it."""
+    """Return whether a sentence is incorrect and no span touches it."""
     return sentence.label == "incorrect" and not caption.spans_in(sentence)
 
 
@@ -70,7 +70,7 @@ def count_characters(pairs: Iterable[tuple[Caption, Sequence[Ranged]]]) -> Count
     """Count the characters of captions that are predicted, annotated, or both.
 
     Args:
-        pairs: each caption with the spans predicted for it.
+        pairs: Each caption with the spans predicted for it.
     """
     total = Counts()
     for caption, spans in pairs:
@@ -95,9 +95,9 @@ def count_typed_characters(caption: Caption, predicted: Sequence[PredictedSpan])
 
 
 def count_typed_characters_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[str | None, Counts]:
-    """Count the characters of each type that is annotated or predicted; those annotated without one are left out.
+    """Count the characters of each annotated or predicted type; those annotated without a type are left out.
 
-    A predicted span without a type is of the type None, which is never annotated.
+    A predicted span without a type counts as the type None, which is never annotated.
     """
     typed = [span for span in caption.spans if span.type is not None]
     judged = judged_characters(caption)
@@ -111,9 +111,9 @@ def count_typed_characters_by_type(caption: Caption, predicted: Sequence[Predict
 
 
 def count_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[str, Counts]:
-    """Count, for each annotated type, its characters and those of them that are predicted, as whatever type.
+    """Count, for each annotated type, its characters and those of them predicted as any type.
 
-    What is predicted elsewhere belongs to no type, so of these counts only the recall means something.
+    Characters predicted elsewhere belong to no type, so only the recall of these counts is meaningful.
     """
     judged = judged_characters(caption)
     found = cover(predicted, judged)
@@ -127,7 +127,7 @@ def count_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[
 
 
 def iou(caption: Caption, predicted: Sequence[PredictedSpan]) -> float:
-    """Characters predicted and annotated over those predicted or annotated; 1 if there are neither."""
+    """Return the intersection over union of predicted and annotated characters; 1 if there are neither."""
     judged = judged_characters(caption)
     found, gold = cover(predicted, judged), cover(caption.spans, judged)
     n_union = np.count_nonzero(found | gold)
@@ -137,12 +137,12 @@ def iou(caption: Caption, predicted: Sequence[PredictedSpan]) -> float:
 def count_tokens(*, gold: Tokens, predicted: Tokens, known: Tokens) -> Counts:
     """Count tokens that are predicted, annotated, or both.
 
-    What a token is differs between tokenizers, so these figures compare detectors with the same one only.
+    Tokens differ between tokenizers, so these figures compare only detectors with the same tokenizer.
 
     Args:
-        gold: tokens that are annotated.
-        predicted: tokens that are called hallucinated.
-        known: tokens that count; of the others nobody said whether they are.
+        gold: Whether each token is annotated.
+        predicted: Whether each token is called hallucinated.
+        known: Whether each token counts; the annotation of the others is not known.
     """
     return _count(gold & known, predicted & known)
 

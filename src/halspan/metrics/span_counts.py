@@ -1,4 +1,4 @@
-"""What all span figures of a caption are made of."""
+"""The counts behind all span figures of a caption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from halspan.metrics.span import (
 
 @dataclass(frozen=True, slots=True)
 class SpanCounts:
-    """Counts of one caption; they add up over captions.
+    """Counts of one caption; counts of several captions add up.
 
     Attributes:
-        char: characters.
-        typed: pairs of character and type.
-        strict: spans that agree in start, end and type.
-        exact: spans that agree in start and end.
-        partial: the same, and half of those that overlap.
-        type: spans that overlap and agree in type.
-        iou: characters predicted and annotated over those predicted or annotated.
-        found_by_type: characters of each annotated type, predicted as whatever type.
-        typed_by_type: characters of each type.
+        char: Characters.
+        typed: Pairs of character and type.
+        strict: Spans that agree in start, end and type.
+        exact: Spans that agree in start and end.
+        partial: The same, and half of those that overlap.
+        type: Spans that overlap and agree in type.
+        iou: Characters predicted and annotated over those predicted or annotated.
+        found_by_type: Characters of each annotated type, predicted as any type.
+        typed_by_type: Characters of each type.
     """
 
     char: Counts

@@ -42,12 +42,12 @@ def summarize(predictions: Sequence[Prediction], *, threshold: float = 0.5) -> t
     """Compute every figure of one part.
 
     Args:
-        predictions: of all captions of the part.
-        threshold: sentences count as called incorrect from this p_incorrect on.
+        predictions: Predictions of all captions of the part.
+        threshold: Lowest p_incorrect at which a sentence counts as called incorrect.
 
     Returns:
-        The figures, as `metrics.json` nests them, None where one cannot be computed; and for each of these, by its
-        dotted path (`sentence.auroc.by_generator.sd`), the reason. A slice says by its counts why it lacks a figure.
+        The figures as `metrics.json` nests them, None where one cannot be computed; and the reason for each None, by
+        its dotted path (`sentence.auroc.by_generator.sd`). The counts of a slice explain why it lacks a figure.
     """
     figures = {
         "n": _count(predictions),
@@ -127,7 +127,7 @@ def _type_figures(captions: Iterable[SpanCounts], name: str) -> dict[str, Any]:
 
 
 def _rates(counts: Counts) -> dict[str, Any]:
-    """Give precision, recall and F1; without gold spans none of them says anything."""
+    """Return precision, recall and F1; without gold spans, all three are undefined."""
     precision = counts.precision if counts.gold else None
     return {
         "precision": _figure(precision, _NOTHING_PREDICTED if counts.gold else _NO_GOLD),
@@ -141,7 +141,7 @@ def _figure(value: float | None, reason: str) -> float | _Missing:
 
 
 def _take_reasons(figures: Mapping[str, Any], prefix: str, reasons: dict[str, str]) -> dict[str, Any]:
-    """Replace what is missing by None, and note the reason by its path."""
+    """Replace missing figures by None, and collect their reasons by path."""
     taken: dict[str, Any] = {}
     for name, value in figures.items():
         path = prefix + name

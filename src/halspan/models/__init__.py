@@ -1,5 +1,5 @@
 """Vision-language backbones, LoRA, and the heads that turn them into detectors."""
 
-from halspan.core.noise import silence_noise
+from halspan.core.process import silence_noise
 
 silence_noise()  # before peft, which imports bitsandbytes

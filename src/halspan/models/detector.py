@@ -1,4 +1,4 @@
-"""The detector: a backbone's states below its vocabulary head, and the heads that judge them.
+"""The detector: a backbone without its vocabulary head, and heads that judge its hidden states.
 
 Axes: `token` (caption tokens of a whole batch), `hidden`, `row` and `position` of the backbone's input.
 """
@@ -15,35 +15,36 @@ from torch import Tensor, nn
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
-from halspan.models.backbone import Backbone, load_backbone
-from halspan.models.batch import Batch, collate
-from halspan.models.components import component_of, plain_path
-from halspan.models.context import PROMPT, layer_kinds, layer_masks
-from halspan.models.encoding import RowEncoder
-from halspan.models.families import DEFAULT, FAMILIES
-from halspan.models.heads import SentenceHead, TokenHead
+from halspan.models.backbones.components import component_of, plain_path
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES
+from halspan.models.backbones.loading import Backbone, load_backbone
+from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.heads.building import build_head, check_shape
+from halspan.models.heads.protocol import HeadSpec
+from halspan.models.inputs.batch import Batch, collate
+from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
+from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.lora import add_lora
-from halspan.models.memory import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
-from halspan.models.spec import LoraSpec, ModelSpec
 
-_SAME_STATES = 0.05  # relative difference; bfloat16 alone makes some
+_SAME_STATES = 0.05  # relative difference; rounding to bfloat16 causes some
 
 
 def build_detector(
     spec: ModelSpec, taxonomy: Sequence[str], *, processor: str | None = None
 ) -> tuple["SpanDetector", RowEncoder]:
-    """Load the backbone and put a new detector on it; adapters and heads draw from torch's random numbers.
+    """Load the backbone and put a new detector on it; adapters and heads use torch's random numbers.
 
     Args:
-        spec: backbone, context and adapters.
-        taxonomy: the types that the detector tells apart, at least one.
-        processor: folder of the backbone's processor; None loads it from where the backbone is.
+        spec: Backbone, context and adapters.
+        taxonomy: Types that the detector distinguishes, at least one.
+        processor: Folder of the backbone's processor; None for the backbone's own place.
 
     Raises:
-        ModelError: the backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
-            exactly once, the window is longer than the backbone's, or the backbone is of a family that is not in
-            the table and its states are not the model's own.
+        ModelError: The backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
+            exactly once, the window is longer than the backbone's, or the family of the backbone is not in the
+            table and its states differ from the model's own.
     """
     backbone = load_backbone(spec, processor=processor)
     limit = backbone.model.config.get_text_config().max_position_embeddings
@@ -51,7 +52,12 @@ def build_detector(
         raise ModelError(f"model.max_tokens: {spec.max_tokens} is more than the {limit} positions of {spec.backbone!r}")
     encoder = RowEncoder(backbone.processor, spec, taxonomy)
     detector = SpanDetector(
-        backbone, lora=spec.lora, n_types=len(taxonomy), gradient_checkpointing=spec.gradient_checkpointing
+        backbone,
+        lora=spec.lora,
+        token_head=spec.token_head,
+        sentence_head=spec.sentence_head,
+        n_types=len(taxonomy),
+        gradient_checkpointing=spec.gradient_checkpointing,
     )
     if spec.image:
         _check_image_settings(detector, encoder, spec)
@@ -61,7 +67,7 @@ def build_detector(
 
 
 def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
-    """Encode a caption of an image whose sides are multiples of no patch, and nearly the same: one tile holds it."""
+    """Encode a caption of a nearly square image whose sides are not multiples of a patch, and which fits one tile."""
     image = Image.linear_gradient("L").convert("RGB").resize((151, 149))
     text = "A photo of a street."
     caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
@@ -71,15 +77,17 @@ def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
 
 @torch.no_grad()
 def _check_image_settings(detector: "SpanDetector", encoder: RowEncoder, spec: ModelSpec) -> None:
-    """Show an image to the vision tower.
+    """Pass an image through the vision tower.
 
     Raises:
-        ModelError: by the settings of the image processor, images have a shape that the tower cannot take.
+        ModelError: The settings of the image processor lead to a shape of images that the tower cannot process.
     """
     detector.eval()  # dropout would draw random numbers
     try:
         detector.embed(_example(detector, encoder))
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a setting of the wrong type makes transformers raise nearly anything
         own = {name: getattr(encoder.processor.image_processor, name, None) for name in spec.image}
         raise ModelError(
             f"model.image: the vision tower of {spec.backbone!r} cannot take the images that {spec.image} makes "
@@ -93,7 +101,7 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
     """Compare a detector's states with its backbone's own, on one image and caption.
 
     Raises:
-        ModelError: they differ, so the family wants something that the default row does not give it.
+        ModelError: They differ, so the family needs an input that the default row does not have.
     """
     batch = _example(detector, encoder)
     detector.eval()
@@ -107,9 +115,10 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
     detector.train()
     if wrong:
         raise ModelError(
-            f"model.backbone: {model_type!r} is not in the table of families (halspan/models/families.py), and by its "
-            f"default row {wrong}. It wants other positions, masks or inputs: add a row with `complete` or "
-            f"`prompt_blocks`; families with a row: {', '.join(FAMILIES)}"
+            f"model.backbone: {model_type!r} is not in the table of families (halspan/models/backbones/families.py), "
+            f"and by its default row {wrong}. It wants other positions, masks or inputs: add a row with `complete` or "
+            f"`prompt_blocks` (or register one: entry point group {BACKBONES.group}); families with a row: "
+            f"{', '.join(FAMILIES)}"
         )
 
 
@@ -118,23 +127,32 @@ def _short(error: Exception) -> str:
 
 
 class SpanDetector(nn.Module):
-    """Judges the tokens and sentences of captions; only adapters and heads are trainable.
+    """A model that judges the tokens and sentences of captions; only adapters and heads are trainable.
 
     Args:
-        backbone: frozen; changed in place where adapters are put into it.
-        lora: adapters; None trains the heads alone.
-        n_types: types of the taxonomy.
-        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it computed.
+        backbone: Frozen backbone; adapters change it in place.
+        lora: Adapters; None to train the heads alone.
+        token_head: Head that judges tokens.
+        sentence_head: Head that judges sentences.
+        n_types: Number of types in the taxonomy.
+        gradient_checkpointing: Whether each layer is recomputed in the backward pass instead of storing activations.
 
     Attributes:
-        family: where the backbone has its parts.
+        family: Family of the backbone.
 
     Raises:
-        ModelError: a LoRA target matches nothing.
+        ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
     """
 
     def __init__(
-        self, backbone: Backbone, *, lora: LoraSpec | None, n_types: int, gradient_checkpointing: bool = False
+        self,
+        backbone: Backbone,
+        *,
+        lora: LoraSpec | None,
+        token_head: HeadSpec,
+        sentence_head: HeadSpec,
+        n_types: int,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         model, family = backbone.model, backbone.family
@@ -149,8 +167,9 @@ class SpanDetector(nn.Module):
         if gradient_checkpointing:
             checkpoint_layers(model)
         hidden = model.config.get_text_config().hidden_size
-        self.token_head = TokenHead(hidden, n_types)
-        self.sentence_head = SentenceHead(hidden)
+        self.token_head = build_head("token_head", token_head, hidden, n_types)
+        self.sentence_head = build_head("sentence_head", sentence_head, hidden, n_types)
+        self._n_types = n_types
 
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
@@ -161,25 +180,28 @@ class SpanDetector(nn.Module):
         words = self.backbone.get_output_embeddings().weight[ids].float()
         with torch.autocast(states.device.type, enabled=False):
             token, types = self.token_head(states, expectations, words)
+            check_shape("token_head", token, (len(states),))
+            check_shape("token_head", types, (len(states), self._n_types))
             sentence = self.sentence_head(states, token, batch.sentence_tokens)
+            check_shape("sentence_head", sentence, (len(batch.sentence_tokens),))
         return Logits(token=token, type=types, sentence=sentence)
 
     def states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
-        """Give the backbone's last hidden state, after its final norm, at each caption token."""
+        """Return the backbone's last hidden state, after its final norm, at each caption token."""
         return self._run(batch).states[batch.token_row, batch.token_position]
 
     def embed(self, batch: Batch) -> None:
-        """Run what comes before the text decoder: the vision tower, whose features take their places among the tokens.
+        """Run the part before the text decoder: the vision tower, whose features replace the image tokens.
 
         Raises:
-            Exception: whatever the backbone says of images of a shape that it cannot take.
+            Exception: The backbone's own error, for images of a shape that it cannot process.
         """
         self._run(batch, ends_early=True)
 
     def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
-        """Give the states of the model's own forward pass, with the positions and masks that it makes by itself.
+        """Return the states of the model's own forward pass, with its own positions and masks.
 
-        They are those of `states` for one causal caption in a row without padding, unless the family's row in the
+        For one causal caption in a row without padding, they equal those of `states`, unless the family's row in the
         table is wrong.
         """
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items() if name != "position_ids"}
@@ -202,21 +224,21 @@ class SpanDetector(nn.Module):
         with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
                 **self.family.complete(self._base_model(), inputs, batch.segments),
-                attention_mask=next(iter(masks.values())),  # spares making one; the decoder gets its own
+                attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
-                logits_to_keep=batch.token_row.new_empty(0),  # no position: no vocabulary logits are computed
+                logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
             )
         return this
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Give all that training changes: adapters and heads, on the CPU."""
+        """Return the adapters and heads, which are all that training changes, on the CPU."""
         return {name: p.detach().cpu() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over adapters and heads that `trainable_state_dict` gave.
+        """Load the adapters and heads that `trainable_state_dict` returned.
 
         Raises:
-            ModelError: the names or shapes are not those of this detector.
+            ModelError: The names or shapes are not those of this detector.
         """
         here = {name: tuple(tensor.shape) for name, tensor in self.trainable_state_dict().items()}
         there = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -230,12 +252,12 @@ class SpanDetector(nn.Module):
         self.load_state_dict(state, strict=False)
 
     def trainable_parameters_by_component(self) -> dict[str, tuple[int, int]]:
-        """Count the parameters of each component, its adapters included, and of the heads: (trained, all)."""
+        """Return (trained, all) parameters of each component, with its adapters, and of the heads."""
         counts: dict[str, tuple[int, int]] = {}
         for name, parameter in self.named_parameters():
             part = self._part_of(name)
             trained, total = counts.get(part, (0, 0))
-            size = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)  # 4-bit weights, two a byte
+            size = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)  # 4-bit weights, two per byte
             counts[part] = (trained + size * parameter.requires_grad, total + size)
         return counts
 

@@ -9,10 +9,10 @@ def find_device(device: str | torch.device | None) -> torch.device:
     """Return a device of this machine.
 
     Args:
-        device: such as `cpu` or `cuda:1`; None takes the first GPU, where there is one, and the CPU elsewhere.
+        device: Name such as `cpu` or `cuda:1`; None for the first GPU, or the CPU where there is none.
 
     Raises:
-        ModelError: there is no such device; lists what there is.
+        ModelError: The device does not exist; the message lists the devices.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Low-rank adapters on chosen linear layers and experts of a backbone, chosen by whole paths."""
+"""Low-rank adapters on linear layers and experts of a backbone, chosen by full paths."""
 
 import re
 import time
@@ -16,32 +16,32 @@ from torch.nn.utils.parametrize import is_parametrized
 from typing_extensions import override
 
 from halspan.core.errors import ModelError
-from halspan.models.components import plain_path
-from halspan.models.families import Family
+from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import Family
+from halspan.models.backbones.quantize import Dequantize
+from halspan.models.model_spec import EXPERTS, LoraSpec
 from halspan.models.passes import run_one_at_a_time
-from halspan.models.quantize import Dequantize
-from halspan.models.spec import EXPERTS, LoraSpec
 
 _MOST_SECONDS = 5
 
 
 def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
-    """Put adapters on what a spec names; they alone are trainable.
+    """Put adapters on the targets of a spec; only the adapters are trainable.
 
     Args:
-        model: a frozen model; changed in place.
-        family: where its parts are.
-        spec: rank and targets.
+        model: Frozen model; changed in place.
+        family: Family of the backbone.
+        spec: Rank and targets.
 
     Returns:
         The model as a `peft.PeftModel`.
 
     Raises:
-        ModelError: a target matches nothing, or is no regular expression.
+        ModelError: A target matches nothing, or is not a regular expression.
     """
     pattern, layers, experts = find_targets(model, family, spec.targets)
     for path in experts:
-        # peft nests adapters in the order of parameters, and of quantised ones by name: let the two be the same
+        # peft nests adapters in the order of parameters, but quantized ones by name: make both orders the same
         owner = model.get_submodule(path.rpartition(".")[0])
         owner._parameters = dict(sorted(owner._parameters.items()))
         if is_parametrized(owner):
@@ -52,14 +52,14 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
         use_dora=spec.dora,
-        target_modules="|".join(map(re.escape, layers)) or [],  # paths: the pattern may be slow on others
+        target_modules="|".join(map(re.escape, layers)) or [],  # full paths, because the pattern may be slow on others
         target_parameters=experts or None,
     )
     with warnings.catch_warnings():
-        # peft 0.21 asks by a name that transformers 5.23 renames
+        # peft 0.21 uses a name that transformers 5.23 has changed
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].target_modules = pattern or set()  # what an export says
+    adapted.peft_config["default"].target_modules = pattern or set()  # recorded in an export
     for module in adapted.modules():
         if isinstance(module, ParamWrapper):
             run_one_at_a_time(module)
@@ -69,19 +69,20 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
 
 
 def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """Find what adapters go on.
+    """Return the layers and parameters that adapters go on.
 
     Args:
-        model: with the layers; it may be on the meta device.
-        family: patterns of components.
-        targets: names of components, or patterns of whole paths of linear layers.
+        model: Model with the layers; it may be on the meta device.
+        family: Patterns of components.
+        targets: Names of components, or patterns of whole paths of linear layers.
 
     Returns:
         One regular expression that matches the whole paths of the linear layers (empty for none), these paths, and the
         paths of the parameters that hold routed experts.
 
     Raises:
-        ModelError: a target matches nothing (lists what there is), is no regular expression, or takes too long.
+        ModelError: A target matches nothing (the message lists the paths), is not a regular expression, or takes too
+            long.
     """
     paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     patterns = {target: family.layers.get(target, target) for target in targets if target != EXPERTS}
@@ -111,10 +112,10 @@ def _find_experts(model: nn.Module, family: Family) -> list[str]:
 
 
 def _cast_unless_autocast(inputs: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Cast inputs to an adapter's precision, as peft does; but autocast casts them itself.
+    """Cast inputs to an adapter's precision, as peft does, unless autocast does it already.
 
-    Both together cast back and forth, which takes a tenth of the time. peft's own switch stands on the layer, where it
-    is switched for all threads.
+    Both together cast back and forth, which takes a tenth of the time. peft's own switch belongs to the layer, so it
+    would affect all threads.
     """
     if inputs is None or torch.is_autocast_enabled(inputs.device.type):
         return inputs
@@ -122,10 +123,10 @@ def _cast_unless_autocast(inputs: Tensor | None, dtype: torch.dtype) -> Tensor |
 
 
 class _Removable(_LoraParameterProxy):  # type: ignore[misc]  # peft is untyped
-    """An adapter on quantised weights that peft takes off again after the forward pass.
+    """An adapter on quantized weights that peft can take off again after the forward pass.
 
-    peft 0.21 puts adapters on as one class and looks for another when it takes them off, so that on weights with
-    a parametrization of their own they would pile up.
+    peft 0.21 adds adapters as one class, but looks for another class to remove them. On weights with a parametrization
+    of their own, adapters would therefore pile up.
     """
 
     def __init__(self, adapter: nn.Module) -> None:
@@ -146,15 +147,15 @@ def _make_removable(owner: Any, _inputs: Any) -> None:
 
 
 def _match(pattern: str, target: str, paths: Sequence[str]) -> list[str]:
-    """Find the paths that a pattern matches as a whole; an expression from somebody else may go on for ever."""
+    """Return the paths that a pattern matches as a whole; time is limited, as an expression might never end."""
     end = time.monotonic() + _MOST_SECONDS
     try:
         compiled = regex.compile(pattern)
         return [path for path in paths if compiled.fullmatch(path, timeout=max(end - time.monotonic(), 0.001))]
     except TimeoutError:
         raise ModelError(
-            f"model.lora.targets: '{target}' has not ended on {len(paths)} paths after {_MOST_SECONDS} seconds; take "
-            "repetitions of repetitions out of it"
+            f"model.lora.targets: '{target}' has not ended on {len(paths)} paths after {_MOST_SECONDS} seconds; remove "
+            "nested repetitions"
         ) from None
     except regex.error as error:
         raise ModelError(

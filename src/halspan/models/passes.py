@@ -1,4 +1,4 @@
-"""One forward pass through a backbone: what its text decoder is given and what it gives, kept apart for each thread."""
+"""One forward pass of a backbone: the input and output of its text decoder, separate for each thread."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class DecoderReachedError(Exception):
-    """Ends a pass that was to go no further than to the text decoder."""
+    """The signal that ends a pass that should stop at the text decoder."""
 
 
 @dataclass(slots=True)
@@ -20,9 +20,9 @@ class Pass:
     """A forward pass in progress.
 
     Attributes:
-        masks: the attention mask of each kind of layer; empty leaves those that the model makes by itself.
-        ends_early: whether it ends where the decoder would begin.
-        decoded: the decoder's last hidden state, `row position hidden`; None until it has run.
+        masks: Attention mask of each kind of layer; if empty, the model makes its own.
+        ends_early: Whether the pass ends before the decoder.
+        decoded: Last hidden state of the decoder, `row position hidden`; None until it has run.
     """
 
     masks: Mapping[str, Tensor]
@@ -31,7 +31,7 @@ class Pass:
 
     @property
     def states(self) -> Tensor:
-        """The decoder's last hidden state, `row position hidden`."""
+        """Return the decoder's last hidden state, `row position hidden`."""
         if self.decoded is None:
             raise RuntimeError("the backbone did not call its text decoder; its family entry names another module")
         return self.decoded
@@ -40,25 +40,25 @@ class Pass:
 # Several threads may use one model, so a pass is not kept on the model: each thread has its own value of this variable.
 _CURRENT: ContextVar[Pass | None] = ContextVar("halspan_pass", default=None)
 
-# peft puts adapters on routed experts for the time of a pass, and torch remembers parametrized weights for the whole
-# process; both would reach the passes of other threads.
+# peft puts adapters on routed experts during a pass, and torch caches parametrized weights for the whole process. Both
+# would affect the passes of other threads.
 PARAMETRIZING = RLock()
-"""Held while the weights of experts change for a pass."""
+"""Lock that is held while a pass changes the weights of experts."""
 
 
 def watch(decoder: nn.Module) -> None:
-    """Let a text decoder take its masks from the current pass, and leave its states there."""
+    """Let a text decoder take its masks from the current pass, and store its states there."""
     decoder.register_forward_pre_hook(_give_masks, with_kwargs=True)
     decoder.register_forward_hook(_keep_states)
 
 
 @contextmanager
 def current_pass(masks: Mapping[str, Tensor], *, ends_early: bool = False) -> Iterator[Pass]:
-    """Begin a pass of this thread, for decoders that `watch` was given.
+    """Yield a new pass of this thread, for decoders that `watch` was called on.
 
     Args:
-        masks: the attention mask of each kind of layer; empty leaves those that the model makes by itself.
-        ends_early: end where the decoder would begin, by a `DecoderReachedError`, which goes no further than this.
+        masks: Attention mask of each kind of layer; if empty, the model makes its own.
+        ends_early: Whether to end before the decoder, by a `DecoderReachedError` that is caught here.
     """
     this = Pass(masks, ends_early)
     token = _CURRENT.set(this)
@@ -70,12 +70,12 @@ def current_pass(masks: Mapping[str, Tensor], *, ends_early: bool = False) -> It
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Let a module run `forward(module, ...)`, which calls `type(module).forward`; a copy of the module runs itself."""
+    """Let a module run `forward(module, ...)`, which calls `type(module).forward`; a copy runs its own."""
     module.forward = partial(forward, module)
 
 
 def run_one_at_a_time(module: nn.Module) -> None:
-    """Keep all but one thread out of a module whose weights change for the time of a pass."""
+    """Let only one thread at a time into a module whose weights change during a pass."""
     replace_forward(module, _run_alone)
 
 
@@ -85,7 +85,7 @@ def _run_alone(module: nn.Module, *inputs: Any, **named: Any) -> Any:
 
 
 def _give_masks(_decoder: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Give the decoder a mask for each kind of layer; what is around it would pass on only one."""
+    """Pass the decoder a mask for each kind of layer; the model around it would pass on only one."""
     this = _CURRENT.get()
     if this is not None and this.ends_early:
         raise DecoderReachedError

@@ -1,1 +1,1 @@
-"""What a person looks at after a run."""
+"""The output of a run for people: reports, tables and plots."""

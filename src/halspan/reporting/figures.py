@@ -1,4 +1,4 @@
-"""Figures out of `metrics.json`, each with its interval, or with the reason why there is none."""
+"""Figures from `metrics.json`, each with its interval, or with the reason why it is missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ NOT_COMPUTED = "not computed"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, or why there is none.
+    """A figure, or the reason why it is missing.
 
     Attributes:
-        value: None if there is none.
-        interval: lower and upper end of the 95 % interval, where there is one.
-        reason: why there is no value; empty if there is one.
+        value: Value; None if there is none.
+        interval: Lower and upper end of the 95 % interval, where there is one.
+        reason: Reason why there is no value; empty if there is one.
     """
 
     value: float | None
@@ -24,24 +24,24 @@ class Figure:
 
 
 def part_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the parts that were judged, in their order."""
+    """Return the names of the parts that were judged, in order."""
     return tuple(name for name, part in metrics.items() if isinstance(part, Mapping) and {"n", "sentence"} <= set(part))
 
 
 def main_part(metrics: Mapping[str, Any]) -> str | None:
-    """Name the part that a detector is judged by: held-out generators, else everything, else the last; None if none."""
+    """Return the part that a detector is judged by: held-out generators, else everything, else the last; or None."""
     names = part_names(metrics)
     return next((name for name in ("test_heldout", "all") if name in names), names[-1] if names else None)
 
 
 def find_figure(metrics: Mapping[str, Any], root: tuple[str, ...], path: str, *keys: str) -> Figure:
-    """Find a figure and its interval.
+    """Return a figure and its interval.
 
     Args:
-        metrics: what `metrics.json` holds.
-        root: keys of what the figure belongs to, which also holds its interval: `("val",)`, `("baselines", "bow")`.
-        path: where the figure is from there, dotted: a part nests it, a row of a table has it as one key.
-        keys: further keys below that, which may hold dots: a generator, a type.
+        metrics: Content of `metrics.json`.
+        root: Keys of the entry that holds the figure and its interval: `("val",)`, `("baselines", "bow")`.
+        path: Dotted path from there; nested in a part, a single key in a row of a table.
+        keys: Further keys below that, which may contain dots: a generator, a type.
     """
     owner = look_up(metrics, *root)
     steps = (path,) if isinstance(owner, Mapping) and path in owner else tuple(path.split("."))
@@ -53,14 +53,14 @@ def find_figure(metrics: Mapping[str, Any], root: tuple[str, ...], path: str, *k
 
 
 def look_up(values: Any, *keys: str) -> Any:
-    """Follow keys into nested mappings; None where one is not there."""
+    """Follow keys into nested mappings; None if one is missing."""
     for key in keys:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
 
 
 def find_reason(metrics: Mapping[str, Any], *keys: str) -> str:
-    """Say why something is missing: its own reason, else that of the nearest thing it belongs to."""
+    """Return the reason why a figure is missing: its own, or that of the nearest entry above it."""
     reasons = metrics.get("reasons") or {}
     for n_keys in range(len(keys), 0, -1):
         if reason := reasons.get(".".join(keys[:n_keys])):
@@ -69,5 +69,5 @@ def find_reason(metrics: Mapping[str, Any], *keys: str) -> str:
 
 
 def show(value: float | None, digits: int = 3) -> str:
-    """Write a figure with so many decimals, or a dash where there is none."""
+    """Format a figure with a number of decimals, or as a dash if it is missing."""
     return MISSING if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""The captions that a report shows: a sample of them, cut where marks begin and end, with what filters ask for."""
+"""The captions in a report: a sample, cut where marks begin and end, with the attributes that filters need."""
 
 import base64
 import io
@@ -19,19 +19,19 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "false": ("sentence falsely flagged", "a correct sentence scores at or above the threshold"),
     "right": ("all sentences right", "at least one sentence is judged, and none is missed or falsely flagged"),
     "unjudged": ("no sentence judged", "no sentence is both labelled correct or incorrect and scored"),
-    "words_missed": ("words missed", "of an annotated span no character is predicted, as whatever type"),
+    "words_missed": ("words missed", "of an annotated span no character is predicted, as any type"),
     "words_false": ("words falsely marked", "of a predicted span no character is annotated"),
     "words_type": ("wrong type", "a predicted span touches annotated ones of known types, none of which is its own"),
     "words_right": ("all words found", "there are annotated spans, and none of the three applies"),
 }
-"""What a caption can be filtered by, with its definition; several may apply to one caption.
+"""Filters of captions, with their definitions; several may apply to one caption.
 
-Characters count as in the span figures: those of sentences that nobody judged, and of incorrect ones without an
+Characters count as in the span figures: those of sentences without a judgement, and of incorrect ones without an
 annotated span, are left out on both sides.
 """
 THUMBNAIL = 256  # pixels
-_TINY = 64  # pixels; up to here PNG is smaller, and exact
-_QUALITY = 50  # of WebP: 9 kB a photo, which is enough to see what is there
+_TINY = 64  # pixels; up to this size, PNG is smaller and exact
+_QUALITY = 50  # quality of WebP: 9 kB per photo, enough to recognize the content
 
 _JUDGED = ("correct", "incorrect")
 
@@ -40,15 +40,15 @@ Mark = Span | PredictedSpan
 
 
 def sample(parts: Mapping[str, Sequence[Prediction]], n: int, *, seed: int = 0) -> dict[str, list[Prediction]]:
-    """Choose captions so that each part and generator keeps its share, and each has at least one where n allows it.
+    """Choose captions so that each part and generator keeps its share, and at least one where n allows it.
 
     Args:
-        parts: predictions by the name of their part.
-        n: how many to choose, at most.
-        seed: of the choice within a part and generator.
+        parts: Predictions by the name of their part.
+        n: Largest number of captions to choose.
+        seed: Seed of the choice within a part and generator.
 
     Returns:
-        The chosen ones, in their order.
+        The chosen captions, in order.
     """
     random_ = random.Random(seed)
     strata: dict[tuple[str, str], list[int]] = {}
@@ -73,13 +73,13 @@ def gallery_data(
     read_image: ReadImage,
     max_captions: int,
 ) -> dict[str, Any]:
-    """Put everything that a page needs to show and filter captions into one JSON object.
+    """Return one JSON object with everything that a page needs to show and filter captions.
 
     Args:
-        parts: predictions by the name of their part.
-        thresholds: P(incorrect) from which on a sentence counts as flagged, by part.
-        read_image: gives the image of a caption's path; a DataError becomes the placeholder's text.
-        max_captions: how many to show at most.
+        parts: Predictions by the name of their part.
+        thresholds: Lowest P(incorrect) at which a sentence counts as flagged, by part.
+        read_image: Function that returns the image of a path; a DataError becomes the placeholder's text.
+        max_captions: Largest number of captions to show.
     """
     shown = sample(parts, max_captions)
     predictions = [each for part in shown.values() for each in part]
@@ -104,12 +104,12 @@ def gallery_data(
 
 
 def caption_record(prediction: Prediction, types: Sequence[str], threshold: float) -> dict[str, Any]:
-    """Describe one caption: its rows of text, and what filters and orders ask for.
+    """Describe one caption: its rows of text, and attributes for filters and sorting.
 
     Args:
-        prediction: about the caption.
-        types: names; the record has their indexes.
-        threshold: P(incorrect) from which on a sentence counts as flagged.
+        prediction: Prediction about the caption.
+        types: Names of the types; the record has their indexes.
+        threshold: Lowest P(incorrect) at which a sentence counts as flagged.
     """
     caption = prediction.caption
     pairs = list(zip(caption.sentences, prediction.sentences, strict=True))
@@ -139,11 +139,11 @@ def outcomes(prediction: Prediction, threshold: float) -> list[str]:
 def segments(
     caption: Caption, predicted: Sequence[PredictedSpan], start: int, end: int, types: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Cut characters [start, end) wherever a span begins or ends, so that overlapping spans need no nesting.
+    """Cut characters [start, end) where a span begins or ends, so that overlapping spans need no nesting.
 
     Returns:
-        For each piece its `text`; the types of the annotated spans (`gold`) and of the predicted ones (`found`) that
-        cover it, as indexes, null for an unknown type; and `ends`, the spans that end with it: whether they are
+        The pieces. Each has its `text`; the types of the annotated spans (`gold`) and of the predicted spans (`found`)
+        that cover it, as indexes, null for an unknown type; and `ends`, the spans that end with it: whether they are
         predicted, their type and score. Keys without content are left out.
     """
     marks: tuple[Mark, ...] = (*caption.spans, *predicted)
@@ -163,12 +163,12 @@ def segments(
 
 
 def thumbnail(path: str, read_image: ReadImage) -> dict[str, Any]:
-    """Give a small copy of an image as a data URI with its size, or why there is none."""
+    """Return a small copy of an image as a data URI with its size, or the reason why there is none."""
     try:
         image = read_image(path).convert("RGB")
     except DataError as error:
-        return {"reason": str(error).partition(": ")[2] or str(error)}  # the folder is nobody's business
-    image.info = {}  # no colour profile, no EXIF
+        return {"reason": str(error).partition(": ")[2] or str(error)}  # without the folder, which is private
+    image.info = {}  # no color profile, no EXIF
     tiny = max(image.size) <= _TINY
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
@@ -182,7 +182,11 @@ def thumbnail(path: str, read_image: ReadImage) -> dict[str, Any]:
 
 
 def abbreviate(names: Sequence[str]) -> list[str]:
-    """Shorten names to their first letters, three or as many more as tell them apart."""
+    """Shorten names to their first letters: three, or more where needed to keep them distinct.
+
+    >>> abbreviate(["Object", "Location"])
+    ['Obj', 'Loc']
+    """
 
     def shorten(name: str) -> str:
         others = [other for other in names if other != name]
@@ -193,7 +197,7 @@ def abbreviate(names: Sequence[str]) -> list[str]:
 
 
 def _rows(prediction: Prediction, types: Sequence[str], threshold: float) -> Iterable[dict[str, Any]]:
-    """Give each sentence with its score, and between them whatever text belongs to none."""
+    """Yield each sentence with its score, and the text between sentences."""
     caption, place = prediction.caption, 0
     for sentence, score in zip(caption.sentences, prediction.sentences, strict=True):
         yield from _between(prediction, place, sentence.start, types)
@@ -228,7 +232,7 @@ def _outcome(sentence: Sentence, score: SentenceScore, threshold: float) -> str 
 
 
 def _error(sentence: Sentence, score: SentenceScore) -> float | None:
-    """How far the score is from the label, 0 to 1; None where there is no label or score to compare."""
+    """Return the distance of the score from the label, 0 to 1; None without a label or a score."""
     if score.p_incorrect is None or sentence.label not in _JUDGED:
         return None
     return abs(score.p_incorrect - (sentence.label == "incorrect"))

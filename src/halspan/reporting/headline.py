@@ -1,4 +1,4 @@
-"""What the figures of the main part say, in sentences that a reader can hold the figures against."""
+"""The figures of the main part as sentences, each next to the value it should be compared with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ from halspan.reporting.figures import Figure, find_figure, find_reason, look_up,
 from halspan.reporting.paper_table import Row
 
 NEAR = 0.05
-"""AUROC by which a control may exceed the best image-blind baseline and still be called near it."""
+"""Largest AUROC by which a control may exceed the best image-blind baseline and still be called near it."""
 FEWEST = 20
-"""Sentences of either class, and images, below which the question whether a detector looks at the image stays open.
+"""Fewest sentences of each class, and images, for a conclusion on whether a detector looks at the image.
 
 With n sentences of each class, AUROC at chance has a standard error of sqrt((2 n + 1) / (12 n^2)) (Mann and Whitney,
 1947): 0.09 for 20 of each, 0.13 for 10, 0.19 for 5. With fewer, chance alone spans most of the way to a good detector,
@@ -21,21 +21,21 @@ _WITHOUT = "without_train_texts"
 
 
 def best_blind_baseline(rows: Sequence[Row]) -> Row | None:
-    """Find the image-blind baseline with the highest AUROC, None if no such baseline has one."""
+    """Return the image-blind baseline with the highest AUROC; None if no such baseline has one."""
     known = [row for row in rows if row.image_blind and row.mean.figure.value is not None]
     return max(known, key=lambda row: row.mean.figure.value or 0.0, default=None)
 
 
 def read_headline(metrics: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Say how well the detector does, and whether it has shown that it looks at the image.
+    """Describe how well the detector works, and whether the figures show that it looks at the image.
 
-    It has if the lower end of its interval lies above the upper ends of both its own AUROC with exchanged images and
-    the best image-blind baseline; one of the two alone is not enough. Where an interval is missing, or the data are
-    fewer than `FEWEST`, the question is open.
+    They show it if the lower end of its interval is above the upper ends of both its own AUROC with exchanged images
+    and the best image-blind baseline; one of the two is not enough. If an interval is missing, or there are fewer data
+    than `FEWEST`, the question is open.
 
     Args:
-        metrics: what `metrics.json` holds.
-        rows: of the paper's table.
+        metrics: Content of `metrics.json`.
+        rows: Rows of the paper's table.
     """
     detector = next(
         (row.mean.figure for row in rows if row.kind == "detector"), Figure(None, reason="nothing was judged")
@@ -55,17 +55,17 @@ def read_headline(metrics: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def read_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Say what parts have lost to training: captions left out, and what the figures are without texts of train."""
+    """Say what parts are not whole: samples, captions left out, and what the figures are without texts of train."""
     return [
         note
         for part in part_names(metrics)
-        for note in (_note_left_out(metrics, part), _note_texts(metrics, part))
+        for note in (_note_sample(metrics, part), _note_left_out(metrics, part), _note_texts(metrics, part))
         if note
     ]
 
 
 def read_gain(metrics: Mapping[str, Any]) -> list[str]:
-    """Say what an ensemble gains over its best member; nothing where there is no ensemble."""
+    """Describe the gain of an ensemble over its best member; empty where there is no ensemble."""
     gain = metrics.get("gain") or {}
     return [
         f"Over its best member, {gain['over']}, {name} changes by {_signed(gain[path])}."
@@ -75,10 +75,17 @@ def read_gain(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def with_interval(figure: Figure) -> str:
-    """Write a figure that is there, with its interval if it has one."""
+    """Format a figure that exists, with its interval if it has one."""
     if figure.interval is None:
         return f"{show(figure.value)} (no interval)"
     return f"{show(figure.value)} (95 % interval {show(figure.interval[0])} to {show(figure.interval[1])})"
+
+
+def _note_sample(metrics: Mapping[str, Any], part: str) -> str:
+    n = look_up(metrics, part, "n") or {}
+    if not n.get("sampled_from"):
+        return ""
+    return f"{part}: {n['captions']:,} of {n['sampled_from']:,} captions were judged (judge.captions)."
 
 
 def _note_left_out(metrics: Mapping[str, Any], part: str) -> str:
@@ -99,7 +106,7 @@ def _note_texts(metrics: Mapping[str, Any], part: str) -> str:
 
 
 def _why_open(metrics: Mapping[str, Any], detector: Figure) -> str:
-    """Say why nothing follows from the detector's figure; empty if something may."""
+    """Return the reason why no conclusion follows from the detector's figure; empty if one may."""
     part = main_part(metrics) or ""
     incorrect, correct = (_count_judged(metrics, part, label) for label in ("incorrect", "correct"))
     images = look_up(metrics, part, "n", "images") or 0
@@ -114,7 +121,7 @@ def _why_open(metrics: Mapping[str, Any], detector: Figure) -> str:
 
 
 def _count_judged(metrics: Mapping[str, Any], part: str, label: str) -> int:
-    """Count the scored sentences of a label, whichever direction they are of."""
+    """Count the scored sentences with a label, in both directions."""
     slices = look_up(metrics, part, "slices", "direction") or {}
     return sum(look_up(each, "n", label) or 0 for each in slices.values())
 
@@ -137,11 +144,11 @@ def _read_controls(low: float, blind: Figure, baseline: Row | None) -> str:
 
 
 def _read_fall(blind: Figure, value: float, baseline: Row | None) -> str:
-    """Say what follows where the detector lies above both controls, as far as their intervals are known."""
+    """Describe the conclusion where the detector is above both controls, as far as intervals are known."""
     if blind.interval is None:
         return f" (no interval), so {_OPEN}."
     if baseline is None or baseline.mean.figure.value is None:
-        return ", so it looks at the image; there is no image-blind baseline to hold that against."
+        return ", so it looks at the image; there is no image-blind baseline to compare it with."
     best = baseline.mean.figure.value
     named = f"the best image-blind baseline ({baseline.title}, {show(best)})"
     if baseline.mean.figure.interval is None:
@@ -160,6 +167,6 @@ def _signed(gain: Mapping[str, Any]) -> str:
 
 
 def _ends(figure: Figure) -> tuple[float, float]:
-    """Give the ends of a figure's interval; the figure itself is both if there is none."""
+    """Return the ends of a figure's interval; without an interval, both are the figure itself."""
     value = 0.0 if figure.value is None else figure.value
     return figure.interval or (value, value)

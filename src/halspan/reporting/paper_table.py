@@ -1,4 +1,4 @@
-"""The table of a paper: detectors and what they are compared with in rows, generators in columns, AUROC x 100."""
+"""The table for a paper: detectors and baselines in rows, generators in columns, AUROC x 100."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from halspan.core.printable import inert_cell, printable
+from halspan.core.text.printable import inert_cell, printable
 from halspan.metrics.self_preference import family_of_generator
 from halspan.reporting.figures import MISSING, Figure, find_figure, look_up, main_part
 
@@ -22,9 +22,9 @@ class Cell:
     """The AUROC of one row on one generator, or over all of them.
 
     Attributes:
-        figure: from 0 to 1.
-        is_best: no row of its column shows a higher one; controls are out of this.
-        is_own: the generator is of the same family as the row's detector.
+        figure: Figure, from 0 to 1.
+        is_best: Whether no row of its column shows a higher figure; controls do not take part.
+        is_own: Whether the generator is of the same family as the row's detector.
     """
 
     figure: Figure
@@ -33,23 +33,23 @@ class Cell:
 
     @property
     def shown(self) -> float | None:
-        """The AUROC x 100 as the table writes it."""
+        """Return the AUROC x 100 as the table shows it."""
         return None if self.figure.value is None else round(100 * self.figure.value, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One detector, member of an ensemble, baseline, or control without the right images.
+    """One detector, ensemble member, baseline, or control without the right images.
 
     Attributes:
-        name: what `metrics.json` calls it.
-        title: what people call it.
-        kind: which of these it is.
-        family: of models, where it is known.
-        random_weights: nothing was learned, so the figures only show that the code runs.
-        image_blind: a baseline that encodes no image.
-        cells: one for each generator.
-        mean: over the generators that have both classes.
+        name: Name in `metrics.json`.
+        title: Name for readers.
+        kind: Kind of the row.
+        family: Family of models, where it is known.
+        random_weights: Whether nothing was learned, so that the figures only show that the code runs.
+        image_blind: Whether it is a baseline that encodes no image.
+        cells: One cell for each generator.
+        mean: Mean over the generators that have both classes.
     """
 
     name: str
@@ -71,10 +71,10 @@ class PaperTable:
 
 
 def paper_table(metrics: Mapping[str, Any]) -> PaperTable:
-    """Put together every row that was judged on the main part.
+    """Collect every row that was judged on the main part.
 
     Args:
-        metrics: what `metrics.json` holds.
+        metrics: Content of `metrics.json`.
     """
     roots = list(_roots(metrics))
     names: set[str] = set()
@@ -85,7 +85,7 @@ def paper_table(metrics: Mapping[str, Any]) -> PaperTable:
 
 
 def to_markdown(table: PaperTable) -> str:
-    """Write the table in GitHub's Markdown; the best of a column is bold."""
+    """Return the table in GitHub's Markdown; the best figure of a column is bold."""
     lines = [["detector", *map(_escape, table.generators), "mean"], ["---"] + ["---:"] * (len(table.generators) + 1)]
     for row in table.rows:
         mean = _markdown_cell(row.mean)
@@ -96,7 +96,7 @@ def to_markdown(table: PaperTable) -> str:
 
 
 def to_csv(table: PaperTable) -> str:
-    """Write the table as comma-separated values, with the ends of the mean's interval in columns of their own."""
+    """Return the table as comma-separated values; the ends of the mean's interval have columns of their own."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["detector", "kind", "family", *map(inert_cell, table.generators), "mean", "mean_low", "mean_high"])
@@ -109,7 +109,7 @@ def to_csv(table: PaperTable) -> str:
 
 
 def _roots(metrics: Mapping[str, Any]) -> Iterator[tuple[Kind, tuple[str, ...]]]:
-    """Give the kind of each row, and where it is in the metrics."""
+    """Yield the kind of each row, and its place in the metrics."""
     if (part := main_part(metrics)) is not None:
         yield "detector", (part,)
     for name in metrics.get("members") or ():
@@ -146,7 +146,7 @@ def _row(metrics: Mapping[str, Any], kind: Kind, root: tuple[str, ...], generato
 
 
 def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Mark the highest cells of each column as they are shown, so that equal ones are marked alike."""
+    """Mark the highest cells of each column by their displayed values, so that equal ones are marked alike."""
     columns = zip(
         *([cell.shown for cell in (*row.cells, row.mean)] for row in rows if row.kind != "control"), strict=True
     )
@@ -174,5 +174,5 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep a name from being read as Markdown or HTML, or from ending its cell."""
+    """Escape a name, so that it is not read as Markdown or HTML and does not end its cell."""
     return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", printable(" ".join(text.split())))

@@ -7,11 +7,11 @@ from halspan.reporting.figures import look_up
 
 
 def explain_figures(metrics: Mapping[str, Any], part: str) -> list[str]:
-    """Say what the figures of a part mean; a sentence for each that is there.
+    """Explain the figures of a part in words, one sentence for each figure that exists.
 
     Args:
-        metrics: what `metrics.json` holds.
-        part: the part's name.
+        metrics: Content of `metrics.json`.
+        part: The part's name.
     """
     auroc = look_up(metrics, part, "sentence", "auroc", "macro")
     rates = [look_up(metrics, part, "span", "char", rate) for rate in ("precision", "recall", "f1")]
@@ -31,7 +31,7 @@ def explain_figures(metrics: Mapping[str, Any], part: str) -> list[str]:
 
 
 def _share(value: float) -> str:
-    """Write a share in percent; what is not all or nothing is never written so."""
+    """Format a share in percent; only 0 and 1 are shown as 0 % and 100 %."""
     if 0 < value < 0.01:
         return "less than 1 %"
     if 0.99 < value < 1:

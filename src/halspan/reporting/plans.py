@@ -1,21 +1,20 @@
-"""What a plan says, as tables: what is where, what the peak is made of, and what would make it smaller."""
+"""Tables of a memory plan: the size of each component, the parts of the peak, and settings that reduce it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halspan.console import WholeTable, new_table
-from halspan.models.inventory import gib
-from halspan.models.plan import Plan
-from halspan.models.remedies import Device, Remedy
-from halspan.reporting.tables import weights_table
+from halspan.models.plan.inventory import Weights, gib
+from halspan.models.plan.memory import Plan
+from halspan.models.plan.remedies import Device, Remedy
 
 
 def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[WholeTable | str]:
-    """Give everything to print about a plan, in order.
+    """Return everything to print about a plan, in order.
 
     Args:
-        plan: of one device.
-        devices: that there are; none where there is none of the kind asked for.
-        remedies: for a plan that does not fit.
+        plan: Plan of one device.
+        devices: Available devices; empty if there is none of the requested kind.
+        remedies: Remedies for a plan that does not fit.
     """
     parts: list[WholeTable | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
     if devices:
@@ -26,7 +25,7 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
 
 
 def memory_table(plan: Plan) -> WholeTable:
-    """Show what the peak is made of, beside the peak of a plain 4-bit load."""
+    """Return a table of the parts of the peak, next to the peak of a plain 4-bit load."""
     table = new_table("Memory of one device in training (estimate)", "", "this plan", "plain 4-bit load")
     rows = {
         "frozen weights": (plan.frozen, plan.naive_frozen),
@@ -36,7 +35,7 @@ def memory_table(plan: Plan) -> WholeTable:
         "activations that are kept": (plan.activations.kept, plan.activations.kept),
         "activations of the heads": (plan.activations.heads, plan.activations.heads),
         "gradients of one layer's activations": (plan.activations.gradients, plan.activations.gradients),
-        "4-bit weights while dequantised": (plan.dequantised, plan.naive_dequantised),
+        "4-bit weights while dequantized": (plan.dequantised, plan.naive_dequantised),
     }
     for name, (here, naive) in rows.items():
         table.add_row(name, gib(here), gib(naive))
@@ -46,7 +45,7 @@ def memory_table(plan: Plan) -> WholeTable:
 
 
 def devices_table(plan: Plan, devices: Sequence[Device]) -> WholeTable:
-    """Show whether a plan fits the devices there are, at least one."""
+    """Return a table that shows whether a plan fits the devices, at least one."""
     table = new_table("Devices", "device", "free", "of", "fits")
     for device in devices:
         table.add_row(device.name, gib(device.free), gib(device.total), "yes" if plan.peak <= device.free else "no")
@@ -54,8 +53,32 @@ def devices_table(plan: Plan, devices: Sequence[Device]) -> WholeTable:
 
 
 def remedies_table(remedies: Sequence[Remedy]) -> WholeTable:
-    """Show the keys that make a plan smaller, each on its own."""
+    """Return a table of the settings that make a plan smaller, each on its own."""
     table = new_table("What makes it smaller", "key", "saves")
     for remedy in remedies:
         table.add_row(remedy.key, gib(remedy.saves))
+    return table
+
+
+def trainable_table(components: Mapping[str, tuple[int, int]]) -> WholeTable:
+    """Return a table of the number of trained parameters in each component.
+
+    Args:
+        components: Number of trained parameters and of all parameters, by component.
+    """
+    table = new_table("Parameters", "component", "trained", "all", "share")
+    total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
+    for name, (trained, everything) in {**components, "all": total}.items():
+        table.add_row(name, f"{trained:,}", f"{everything:,}", f"{trained / everything:.1%}" if everything else "")
+    return table
+
+
+def weights_table(weights: Sequence[Weights]) -> WholeTable:
+    """Return a table of parameters and bytes by component and dtype, with totals."""
+    table = new_table("Weights", "component", "dtype", "parameters", "size", left=2)
+    for part in weights:
+        table.add_row(part.component, part.dtype, f"{part.parameters:,}", gib(part.bytes))
+    table.add_section()
+    n, size = sum(part.parameters for part in weights), sum(part.bytes for part in weights)
+    table.add_row("all", "", f"{n:,}", gib(size), style="bold")
     return table

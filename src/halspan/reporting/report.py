@@ -1,4 +1,4 @@
-"""The report: one page that opens from disk, with the figures, the plots and the captions; and the paper's table."""
+"""The report: one page that opens from disk, with figures, plots and captions; and the paper's table."""
 
 import base64
 import hashlib
@@ -13,14 +13,15 @@ from markupsafe import Markup
 import halspan
 from halspan.core.captions import Prediction
 from halspan.core.files import write_text
-from halspan.reporting.drawing import Plot
 from halspan.reporting.figures import look_up, main_part, part_names, show
 from halspan.reporting.gallery import OUTCOMES, ReadImage, gallery_data
 from halspan.reporting.headline import FEWEST, NEAR, read_gain, read_headline, read_notes
 from halspan.reporting.origin import origin_lines
 from halspan.reporting.paper_table import PaperTable, paper_table, to_csv, to_markdown
 from halspan.reporting.plain_words import explain_figures
-from halspan.reporting.plots import draw_comparison, draw_curves, draw_generators, draw_preference
+from halspan.reporting.plots.drawing import Plot
+from halspan.reporting.plots.scores import draw_comparison, draw_curves, draw_generators, draw_preference
+from halspan.reporting.plots.slices import DRIFT, MIN_SENTENCES, draw_slices
 from halspan.reporting.sections import (
     COUNTS,
     cost_lines,
@@ -30,7 +31,6 @@ from halspan.reporting.sections import (
     token_note,
     type_lines,
 )
-from halspan.reporting.slice_plots import DRIFT, MIN_SENTENCES, draw_slices
 
 _NO_THRESHOLD = 0.5
 _PARTS = {
@@ -53,12 +53,12 @@ def write_report(
     """Write `report.html`, and the paper's table as `table.md` and `table.csv`.
 
     Args:
-        folder: where they go.
-        title: heading of the page.
-        metrics: what `metrics.json` holds; whatever is missing is shown as missing, with its reason.
-        parts: predictions by the name of their part.
-        read_image: gives the image of a caption's path, or raises DataError.
-        max_captions: how many captions the gallery shows at most; beyond, it shows a sample and says so.
+        folder: Output folder.
+        title: Heading of the page.
+        metrics: Content of `metrics.json`; missing figures are shown as missing, with the reason.
+        parts: Predictions by the name of their part.
+        read_image: Function that returns the image of a path, or raises DataError.
+        max_captions: Largest number of captions in the gallery; beyond it, the gallery shows a sample and says so.
     """
     table = paper_table(metrics)
     thresholds = {part: look_up(metrics, part, "sentence", "threshold") for part in parts}
@@ -153,7 +153,7 @@ def _plots(
 
 
 def _main_first(parts: Mapping[str, Sequence[Prediction]], main: str | None) -> dict[str, Sequence[Prediction]]:
-    """Order the parts so that the captions that count come first."""
+    """Order the parts so that the main part comes first."""
     return dict(sorted(parts.items(), key=lambda item: item[0] != main))
 
 

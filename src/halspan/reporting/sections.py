@@ -1,4 +1,4 @@
-"""The rows of a report's tables, out of `metrics.json`."""
+"""The rows of a report's tables, from `metrics.json`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ COUNTS = {
     "images": "images",
     "sentences": "sentences",
     "incorrect": "incorrect sentences",
-    "unknown": "sentences that nobody judged",
+    "unknown": "sentences without a judgement",
     "unscored": "sentences without a score",
     "spans": "annotated spans",
     "no_span": "incorrect sentences without a span",
     "captions_in_train": "captions that occur in train",
     "sentences_in_train": "sentences that occur in train",
     "left_out": "captions left out for training",
+    "sampled_from": "captions that these were chosen from",
 }
 _RATES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _MATCHES = {
@@ -70,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One figure of the headline, and what it is held against."""
+    """One figure of the headline, and the value it is compared with."""
 
     title: str
     figure: Figure
@@ -79,7 +80,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """The work that a row's scores took."""
+    """The work of scoring for one row."""
 
     title: str
     image_encodings: int
@@ -88,17 +89,17 @@ class CostLine:
 
     @property
     def encodings_per_sentence(self) -> float | None:
-        """None without sentences."""
+        """Return the image encodings per sentence; None without sentences."""
         return self.image_encodings / self.sentences if self.sentences else None
 
     @property
     def tokens_per_sentence(self) -> float | None:
-        """None without sentences."""
+        """Return the tokens per sentence; None without sentences."""
         return self.tokens / self.sentences if self.sentences else None
 
 
 def headline_cards(metrics: Mapping[str, Any], part: str, rows: Sequence[Row]) -> list[Card]:
-    """Give the figures that come first: of the main part, without the right images, and without any."""
+    """Return the figures that come first: on the main part, without the right images, and without images."""
     baseline = best_blind_baseline(rows)
     nothing = Figure(None, reason="no image-blind baseline was judged")
     return [
@@ -118,7 +119,7 @@ def headline_cards(metrics: Mapping[str, Any], part: str, rows: Sequence[Row]) -
 
 
 def figure_groups(metrics: Mapping[str, Any]) -> dict[str, list[Line]]:
-    """Give every figure of every part, parts in columns; a group that no part has is left out."""
+    """Return every figure of every part, with parts in columns; a group that no part has is left out."""
     parts = part_names(metrics)
     groups = {
         title: [Line(name, [find_figure(metrics, (part,), path) for part in parts]) for path, name in figures.items()]
@@ -134,7 +135,7 @@ def figure_groups(metrics: Mapping[str, Any]) -> dict[str, list[Line]]:
 
 
 def generator_lines(metrics: Mapping[str, Any], part: str) -> list[tuple[Mapping[str, int], Line]]:
-    """Give the counts and main figures of each generator of a part."""
+    """Return the counts and main figures of each generator of a part."""
     paths = ("sentence.auroc", "span.char.f1", "span.typed_char_f1")
     return [
         (row.get("n") or {}, Line(name, [find_figure(metrics, (part, "by_generator", name), path) for path in paths]))
@@ -143,7 +144,7 @@ def generator_lines(metrics: Mapping[str, Any], part: str) -> list[tuple[Mapping
 
 
 def type_lines(metrics: Mapping[str, Any], part: str) -> list[Line]:
-    """Give for each type the character recall as whatever type, and the rates of its typed characters."""
+    """Return, for each type, the character recall as any type, and the rates of its typed characters."""
     by_type = look_up(metrics, part, "span", "by_type") or {}
     return [
         Line(
@@ -158,13 +159,13 @@ def type_lines(metrics: Mapping[str, Any], part: str) -> list[Line]:
 
 
 def token_note(metrics: Mapping[str, Any]) -> str:
-    """Say what token figures can be compared with, in the words of the first part that has any."""
+    """Return the note on what token figures can be compared with, from the first part that has any."""
     notes = (look_up(metrics, part, "token", "note") for part in part_names(metrics))
     return next((note for note in notes if note), "")
 
 
 def cost_lines(metrics: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[CostLine]:
-    """Give the work of the detector, and of each member and baseline of which it is known."""
+    """Yield the cost of the detector, and of each member and baseline with a known cost."""
     for row in rows:
         is_main = row.kind == "detector"
         if cost := metrics.get("cost") if is_main else look_up(metrics, f"{row.kind}s", row.name, "cost"):

@@ -1,4 +1,4 @@
-"""What a sweep came to: its runs side by side, their mean and standard deviation."""
+"""Results of a sweep: its runs side by side, with mean and standard deviation."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _TITLES = {
 
 
 def main_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Pick the figures that runs are compared by from what `metrics.json` holds, by dotted path."""
+    """Return the figures in `metrics.json` by which runs are compared, by dotted path."""
     figures: dict[str, float | None] = {}
     for part in ("test_heldout", "test_seen"):
         if part in metrics:
@@ -28,10 +28,10 @@ def main_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def summarize_sweep(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the runs of a sweep together.
+    """Summarize the runs of a sweep.
 
     Args:
-        jobs: name, folder, overrides, exit status, error and main figures of each run.
+        jobs: Name, folder, overrides, exit status, error and main figures of each run.
 
     Returns:
         `runs` as given, and `summary`: mean, sample standard deviation (null for fewer than two) and number of runs
@@ -50,10 +50,10 @@ def summarize_sweep(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sweep_tables(sweep: Mapping[str, Any]) -> Iterator[WholeTable | str]:
-    """Show for each part one row per run, then mean and standard deviation; at the end, which runs failed and why.
+    """Return tables with one row per run, then mean and standard deviation; at the end, the failed runs.
 
     Args:
-        sweep: what `summarize_sweep` gave.
+        sweep: Result of `summarize_sweep`.
     """
     by_part: dict[str, list[str]] = {}
     for path in sweep["summary"]:
@@ -67,7 +67,7 @@ def sweep_tables(sweep: Mapping[str, Any]) -> Iterator[WholeTable | str]:
 
 
 def _label_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Call each run by the overrides that not all of them have; its whole name says the others too, in every row."""
+    """Label each run by the overrides that not all of them share."""
     shared = set.intersection(*(set(run["overrides"]) for run in runs)) if runs else set()
     own = [" ".join(override for override in run["overrides"] if override not in shared) for run in runs]
     return [label or run["run_name"] for label, run in zip(own, runs, strict=True)]

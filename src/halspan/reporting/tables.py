@@ -1,43 +1,18 @@
-"""What is shown on the screen: how much of a detector is trained, and how good it is."""
+"""Tables on the screen that show the figures of a detector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from halspan.console import WholeTable, new_table
-from halspan.models.inventory import Weights, gib
 
 _FIGURES = {"AUROC": "sentence.auroc", "char F1": "span.char.f1", "typed F1": "span.typed_char_f1"}
 
 
-def trainable_table(components: Mapping[str, tuple[int, int]]) -> WholeTable:
-    """Show how many parameters of each component are trained.
-
-    Args:
-        components: by name, how many parameters are trained and how many there are.
-    """
-    table = new_table("Parameters", "component", "trained", "all", "share")
-    total = tuple(sum(counts) for counts in zip(*components.values(), strict=True))
-    for name, (trained, everything) in {**components, "all": total}.items():
-        table.add_row(name, f"{trained:,}", f"{everything:,}", f"{trained / everything:.1%}" if everything else "")
-    return table
-
-
-def weights_table(weights: Sequence[Weights]) -> WholeTable:
-    """Show parameters and bytes by component and dtype, and altogether."""
-    table = new_table("Weights", "component", "dtype", "parameters", "size", left=2)
-    for part in weights:
-        table.add_row(part.component, part.dtype, f"{part.parameters:,}", gib(part.bytes))
-    table.add_section()
-    n, size = sum(part.parameters for part in weights), sum(part.bytes for part in weights)
-    table.add_row("all", "", f"{n:,}", gib(size), style="bold")
-    return table
-
-
 def metrics_table(metrics: Mapping[str, Any]) -> WholeTable:
-    """Show the figures of each part and generator, with those of controls, baselines and members below.
+    """Return a table of each part and generator, followed by controls, baselines and members.
 
     Args:
-        metrics: what `metrics.json` holds.
+        metrics: Content of `metrics.json`.
     """
     auroc, *of_words = _FIGURES
     columns = ("part, generator", "captions", "wrong", auroc, "95 %", *of_words)
@@ -63,12 +38,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> WholeTable:
 
 
 def _without_train_texts(figures: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Find the figures without texts of train; None where they are those of the whole part, or not known."""
+    """Return the figures without texts of train; None if they equal those of the whole part or are not known."""
     return figures.get("without_train_texts") if figures["n"].get("sentences_in_train") else None
 
 
 def _controls(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Give the rows of what judges without the images, and of the other baselines."""
+    """Return the rows of image-blind controls, and of the other baselines."""
     return [*(metrics[name] for name in ("blind", "blank") if name in metrics), *metrics.get("baselines", {}).values()]
 
 
@@ -78,7 +53,7 @@ def _interval(figures: Mapping[str, Any], path: str = "sentence.auroc.macro") ->
 
 
 def show(figure: float | None) -> str:
-    """Write a figure from 0 to 1, or a dash where there is none."""
+    """Format a figure from 0 to 1, or a dash if it is missing."""
     return "-" if figure is None else f"{figure:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and how: whole or not at all."""
+"""Checkpoints: when they are written, and the atomic way in which each is written."""
 
 import logging
 import math
@@ -10,9 +10,11 @@ from zipfile import ZipFile
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import override
 
+from halspan.core.checks import show
 from halspan.core.errors import ModelError
 from halspan.core.files import open_regular, replacing
 from halspan.training.interruption import Signals
@@ -20,29 +22,46 @@ from halspan.training.rundir import RunDirectory
 
 logger = logging.getLogger(__name__)
 
+_COUNTS: dict[str, TypeAdapter[Any]] = {  # what a checkpoint may say of itself, beside its weights
+    "global_step": TypeAdapter(NonNegativeInt | None),
+    "total_steps": TypeAdapter(NonNegativeInt | None),
+    "trained": TypeAdapter(dict[str, NonNegativeInt] | None),
+}
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint as data: nothing in it is run, and it takes no more room than its file.
+    """Read a checkpoint as data: its code is not run, and it takes no more memory than its file.
 
     Raises:
-        ModelError: it is something else, or damaged.
+        ModelError: The file is something else, or damaged.
     """
     try:
         with open_regular(path) as file:
             _check_archive(file)
             file.seek(0)
             checkpoint: Any = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # hostile bytes make torch's unpickler raise nearly anything
+    except Exception as error:  # hostile bytes make torch's unpickler raise almost any exception
         problem = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: is not a checkpoint that can be read ({problem}); restore it") from None
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise ModelError(f"{path}: has no state_dict of tensors, so it is not a checkpoint of a run; restore it")
+    if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
+        raise ModelError(f"{path}: has no state_dict of plain tensors, so it is no checkpoint of a run; restore it")
+    for key, shape in _COUNTS.items():
+        try:
+            shape.validate_python(checkpoint.get(key), strict=True)
+        except ValidationError:
+            raise ModelError(f"{path}: {key} is {show(checkpoint[key])}, not what a run writes; restore it") from None
     return dict(checkpoint)
 
 
+def _is_plain(weight: Any) -> bool:
+    """Say whether something is a tensor with all of its numbers; others cannot be copied into a model."""
+    is_dense = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
+    return is_dense and not weight.is_complex() and not weight.is_quantized
+
+
 def _check_archive(file: BinaryIO) -> None:
-    """Require that an archive is as large as what it holds: compressed or shared bytes fill the memory of a reader."""
+    """Require that an archive is as large as its content, because compressed or shared bytes could fill memory."""
     with ZipFile(file) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
     if claimed > (size := file.seek(0, os.SEEK_END)):
@@ -50,35 +69,35 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there in one step, on the same file system."""
+    """Checkpoint writer that writes to a temporary file and moves it into place in one step."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
-            OSError: the file cannot be written, such as for want of disk.
+            OSError: The file cannot be written, for example because the disk is full.
         """
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, about positions in the file, hides why
+            except RuntimeError as error:  # torch's own error is about positions in the file and hides the cause
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
 
 class Checkpoints(pl.Callback):
-    """Ends training after its last step, or after one in which a signal came, and keeps `last.ckpt` and `best.ckpt`.
+    """Callback that keeps `last.ckpt` and `best.ckpt`, and ends training on its last step or on a signal.
 
     A step that is followed by a validation is saved after it, so that a resumed run never skips or repeats one.
 
     Args:
-        run: where the checkpoints go.
-        signals: what may ask the process to end.
-        every_steps: optimiser steps between two `last.ckpt`.
-        val_every_steps: optimiser steps between two validations.
-        total_steps: optimiser steps of the whole run.
+        run: Folder of the checkpoints.
+        signals: Signals that may ask the process to end.
+        every_steps: Optimizer steps between two `last.ckpt`.
+        val_every_steps: Optimizer steps between two validations.
+        total_steps: Optimizer steps of the whole run.
     """
 
     def __init__(
@@ -92,7 +111,7 @@ class Checkpoints(pl.Callback):
         self._best_loss = math.inf
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the lowest validation loss so far, nats."""
+        """Return the lowest validation loss so far, in nats."""
         return {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -101,14 +120,14 @@ class Checkpoints(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let a signal wait for the end of a step; Lightning has put a handler of SIGTERM in the place of ours."""
+        """Let a signal wait for the end of a step; needed here as Lightning replaces our SIGTERM handler."""
         self._signals.wait()
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after the last step; save a step that no validation follows, when it is time or a signal came."""
+        """Stop after the last step; save a step without validation if it is due or a signal came."""
         step = trainer.global_step
         if step >= self._total_steps:
             trainer.should_stop = True  # Lightning validates once more before it stops
@@ -121,7 +140,7 @@ class Checkpoints(pl.Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights with the lowest validation loss, and the newest."""
+        """Save the newest weights, and those with the lowest validation loss."""
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self._best_loss:
             self._best_loss = loss
@@ -131,10 +150,10 @@ class Checkpoints(pl.Callback):
             self._end(trainer.global_step)
 
     def _end(self, step: int) -> NoReturn:
-        logger.info("last.ckpt has optimiser step %d of %d", step, self._total_steps)
+        logger.info("last.ckpt has optimizer step %d of %d", step, self._total_steps)
         self._signals.end()
 
     def _must_end(self, trainer: pl.Trainer) -> bool:
-        """Say whether a signal came, to any of the processes that train together: they end after the same step."""
+        """Return whether a signal came to any of the processes, which must all end after the same step."""
         came = self._signals.number is not None
         return trainer.strategy.reduce_boolean_decision(came, all=False) if trainer.world_size > 1 else came

@@ -1,4 +1,4 @@
-"""How a run ends before it is done: for want of disk or memory, or by a signal; each says in one line what to do."""
+"""Early ends of a run: too little disk or memory, or a signal; each message says in one line what to do."""
 
 import errno
 import re
@@ -13,7 +13,7 @@ _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the largest size of
 if hasattr(errno, "EDQUOT"):
     _NO_SPACE[errno.EDQUOT] = "the disk quota is used up"
 _RUST_ERRNO = re.compile(r"\(os error (\d+)\)")  # safetensors
-# what torch, its allocators, readers of weights and its data loader say
+# messages of torch, its allocators, its readers of weights and its data loader
 _NO_MEMORY = re.compile(
     r"out of memory|not enough memory|allocate memory|bad_alloc|killed by signal: Killed|shared memory", re.IGNORECASE
 )
@@ -24,25 +24,25 @@ _SMALLER = (
 
 @contextmanager
 def explained_ends(run: RunDirectory, *, can_resume: bool) -> Iterator[None]:
-    """Say of what ends the block early what it means for a run, and how to go on.
+    """Explain an early end of the block: what it means for the run, and how to continue.
 
     Args:
-        run: what is trained or judged in the block.
-        can_resume: whether what is begun here goes on with resume=true.
+        run: Folder of the run in the block.
+        can_resume: Whether resume=true can continue the work of the block.
 
     Raises:
-        ResourceError: the disk is full or memory does not suffice; names the file or the memory, and what to do.
-        Interrupted: a signal came; `how_to_go_on` says how the run does.
+        ResourceError: The disk is full or memory is not sufficient; the message names file or memory, and what to do.
+        Interrupted: A signal came; `how_to_go_on` says how to continue the run.
     """
     try:
         yield
     except Interrupted as end:
         if can_resume and run.is_run and run.last.exists():
-            end.how_to_go_on = "the same command with resume=true goes on from last.ckpt"
+            end.how_to_go_on = "the same command with resume=true continues from last.ckpt"
         raise
     except Exception as error:
         is_begun = can_resume and run.is_run
-        again = "the same command with resume=true goes on" if is_begun else "the same command starts again"
+        again = "the same command with resume=true continues" if is_begun else "the same command starts again"
         if reason := _NO_SPACE.get(_errno(error)):
             where = getattr(error, "filename", None) or run.path
             raise ResourceError(f"{where}: cannot be written: {reason}; make room there, then {again}") from error
@@ -66,6 +66,6 @@ def _is_memory_short(error: Exception) -> bool:
 
 
 def _first_words(error: BaseException) -> str:
-    """Shorten what a library says to its first sentence."""
+    """Shorten a library's message to its first sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.split(r"(?<=[.!]) ", re.sub(r"^\[enforce fail at [^]]*\]\s*\.?\s*", "", lines[0]))[0].rstrip(". ")[:200]

@@ -1,4 +1,4 @@
-"""Training a detector from its rows to `best.ckpt`: the Lightning parts put together."""
+"""Training of a detector from its rows to `best.ckpt`: the Lightning parts together."""
 
 import logging
 import os
@@ -27,26 +27,26 @@ from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_c
 from halspan.training.datamodule import Encode, RowData
 from halspan.training.interruption import Signals
 from halspan.training.module import DetectorModule, load_trained
+from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
-from halspan.training.spec import OptimizerSpec, TrainerSpec
 
 logger = logging.getLogger(__name__)
 
 
 def seed_process(spec: TrainerSpec, seed: int) -> None:
-    """Seed every random generator of this process, pin its threads and, where GPUs train, take its own."""
+    """Seed every random generator of this process, set its threads and, with GPUs, select its own."""
     if spec.accelerator == "gpu":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # 4-bit weights are put on it as they are read
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # 4-bit weights are put on it during reading
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     pl.seed_everything(seed, verbose=False)
 
 
 def check_machine(spec: TrainerSpec) -> None:
-    """Make sure that the accelerators asked for are there.
+    """Check that the requested accelerators exist.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: They do not exist.
     """
     if spec.accelerator == "gpu" and (n_gpus := torch.cuda.device_count()) < spec.devices:
         raise ConfigError(
@@ -68,27 +68,27 @@ def fit(
     curves: Logger,
     seed: int,
 ) -> None:
-    """Train a detector, from `last.ckpt` on where there is one; it ends with the weights of `best.ckpt`.
+    """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
     Args:
-        detector: changed in place.
-        train: training rows.
-        val: validation rows; their loss chooses `best.ckpt`.
-        encode: reads the rows' images and makes one batch of them.
-        run: where the checkpoints are.
-        trainer: machine, batch sizes and length.
-        optimizer: rates, decay and schedule.
-        loss: weights of the loss terms.
-        curves: where curves go.
-        seed: of the order of rows and of dropout.
+        detector: Detector to train, in place.
+        train: Training rows.
+        val: Validation rows; their loss chooses `best.ckpt`.
+        encode: Function that reads the rows' images and makes one batch of them.
+        run: Folder of the checkpoints.
+        trainer: Machine, batch sizes and length.
+        optimizer: Rates, decay and schedule.
+        loss: Weights of the loss terms.
+        curves: Logger of the curves.
+        seed: Seed of the order of rows and of dropout.
 
     Raises:
-        DataError: there are no training or no validation rows.
-        ConfigError: more steps were taken already than are asked for.
-        ModelError: `last.ckpt` belongs to another detector, the loss is not a number any more, or training ended
-            before its last step.
-        OSError: a checkpoint cannot be written.
-        Interrupted: a signal asked the process to end, and `last.ckpt` has the step that it was in.
+        DataError: There are no training or no validation rows.
+        ConfigError: The run has already taken more steps than it should.
+        ModelError: `last.ckpt` belongs to another detector, the loss became NaN, or training ended before its last
+            step.
+        OSError: A checkpoint cannot be written.
+        Interrupted: A signal asked the process to end; `last.ckpt` holds the step during which it came.
     """
     if not train or not val:
         raise DataError(
@@ -106,22 +106,22 @@ def fit(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
         with _signals_raised() as signals, warnings.catch_warnings():
-            # RowData resumes inside an epoch by itself, and a few rows need neither workers nor frequent logging.
+            # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
             lightning = _build_trainer(trainer, run, curves, signals, n_rows=len(train))
             lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
         if lightning.global_step != total_steps:
             raise ModelError(
-                f"training ended after optimiser step {lightning.global_step} of {total_steps}, although nothing asked "
-                "it to; resume=true goes on from last.ckpt"
+                f"training ended after optimizer step {lightning.global_step} of {total_steps}, although nothing asked "
+                "it to; resume=true continues from last.ckpt"
             )
     load_trained(detector, run.best)
 
 
 @contextmanager
 def _signals_raised() -> Iterator[Signals]:
-    """Take signals while Lightning trains, and raise what came; Lightning itself would exit with status 1 or 0."""
+    """Handle signals while Lightning trains, and raise them; Lightning itself would exit with status 1 or 0."""
     with Signals() as signals:
         try:
             yield signals
@@ -133,7 +133,7 @@ def _signals_raised() -> Iterator[Signals]:
 
 
 class StepBar(RichProgressBar):
-    """A bar over the optimiser steps of the whole run."""
+    """A progress bar over the optimizer steps of the whole run."""
 
     @override
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
@@ -146,11 +146,11 @@ class StepBar(RichProgressBar):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        step: optimiser steps behind `last.ckpt`; 0 where there is none.
-        of_steps: optimiser steps of the run that wrote it; None where it does not say.
+        step: Optimizer steps before `last.ckpt`; 0 where there is none.
+        of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
     """
 
     step: int = 0
@@ -158,7 +158,7 @@ class Progress:
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
-        """Read how far `last.ckpt` has come."""
+        """Read the progress from `last.ckpt`."""
         if not run.last.exists():
             return cls()
         checkpoint = read_checkpoint(run.last)
@@ -170,12 +170,12 @@ class Progress:
         )
 
     def log(self, total_steps: int) -> None:
-        """Log where the run goes on, and what another length changes."""
+        """Log where the run continues, and the effect of a changed length."""
         if self.step:
-            logger.info("continuing after optimiser step %d of %d", self.step, total_steps)
+            logger.info("continuing after optimizer step %d of %d", self.step, total_steps)
         if self.of_steps not in (None, total_steps):
             logger.info(
-                "the run was to have %d optimiser steps and has %d now: from here on the learning rate follows the "
+                "the run was to have %d optimizer steps and has %d now: from here on the learning rate follows the "
                 "schedule of a run of %d",
                 self.of_steps,
                 total_steps,
@@ -184,20 +184,20 @@ class Progress:
 
 
 def check_length(run: RunDirectory, spec: TrainerSpec, *, n_rows: int) -> None:
-    """Refuse to resume a run with fewer optimiser steps than it has taken.
+    """Refuse to resume a run with fewer optimizer steps than it has taken.
 
     Args:
-        run: where `last.ckpt` is, if there is one.
-        spec: how long training lasts.
-        n_rows: number of training rows.
+        run: Folder of `last.ckpt`, if there is one.
+        spec: Length of training.
+        n_rows: Number of training rows.
 
     Raises:
-        ConfigError: more steps were taken already.
+        ConfigError: The run has already taken more steps.
     """
     total_steps, done = spec.total_steps(n_rows), Progress.read(run).step
     if done > total_steps:
         raise ConfigError(
-            f"trainer.max_steps, trainer.max_epochs: they ask for {total_steps} optimiser steps, but the run in "
+            f"trainer.max_steps, trainer.max_epochs: they ask for {total_steps} optimizer steps, but the run in "
             f"{run.path} has taken {done}; ask for at least as many, or start again with overwrite=true"
         )
 
@@ -217,10 +217,10 @@ def _build_trainer(
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
-        # Rows are spread by hand, so devices may validate different numbers of batches: no buffers in between.
+        # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
         strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
         precision=spec.precision,
-        max_epochs=1,  # the loader gives all steps of the run at once
+        max_epochs=1,  # the loader yields all steps of the run in one epoch
         check_val_every_n_epoch=None,
         val_check_interval=val_every_steps,
         num_sanity_val_steps=0,
@@ -236,6 +236,6 @@ def _build_trainer(
 
 
 def _quiet_slurm() -> list[ClusterEnvironment]:
-    """Keep Lightning from answering SLURM's signals with a checkpoint of its own and from putting the job back."""
+    """Keep Lightning from answering SLURM's signals with its own checkpoint, and from requeueing the job."""
     is_chosen = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     return [SLURMEnvironment(auto_requeue=False)] if is_chosen else []

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end (Ctrl-C, SIGTERM, SIGUSR1): what they do, and how a process says that they did."""
+"""Signals that ask a process to end (Ctrl-C, SIGTERM, SIGUSR1): their effect, and the process's reply."""
 
 import os
 import signal
@@ -10,25 +10,25 @@ from typing import Any, NoReturn, Self
 
 from halspan.training.rundir import is_first_process
 
-# SIGUSR1 is what batch systems are asked to send some time before a job's limit; Windows has none
+# batch systems can send SIGUSR1 some time before a job's limit; Windows does not have it
 _NAMES = {
     getattr(signal, name): shown
     for name, shown in {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}.items()
     if hasattr(signal, name)
 }
-_AGAIN_SECONDS = 1.0  # a second Ctrl-C comes later than this; other programs send a signal twice at once
+_AGAIN_SECONDS = 1.0  # seconds; a second Ctrl-C comes later, while programs send a signal twice at once
 _STDERR = 2
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end; what handles Ctrl-C handles this.
+    """A signal asked this process to end; code that handles Ctrl-C handles this exception, too.
 
     Args:
-        number: of the signal.
+        number: Number of the signal.
 
     Attributes:
-        number: of the signal.
-        how_to_go_on: what to type to go on, where that is known.
+        number: Number of the signal.
+        how_to_go_on: Command that continues, where it is known.
     """
 
     def __init__(self, number: int) -> None:
@@ -38,18 +38,18 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status that a shell gives a program which this signal ended."""
+        """Return the exit status that a shell reports for a program ended by this signal."""
         return 128 + self.number
 
 
 class Signals:
-    """Takes the signals that ask this process to end, while its block lasts.
+    """Context manager that handles the signals that ask this process to end.
 
-    A signal raises `Interrupted`, once: what cleans up then is not disturbed. After `wait` signals are noted instead,
-    and whoever waits calls `end`. A second Ctrl-C raises in either case.
+    A signal raises `Interrupted` once, so that clean-up is not disturbed. After `wait`, signals are only recorded, and
+    the caller raises them with `end`. A second Ctrl-C raises in either case.
 
     Attributes:
-        number: of the first signal that came; None if there was none.
+        number: Number of the first signal that came; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -67,25 +67,25 @@ class Signals:
             signal.signal(number, handler)
 
     def wait(self) -> None:
-        """Note signals from now on; handlers that were set meanwhile are replaced."""
+        """Record signals from now on instead of raising them; restores handlers that others have replaced."""
         self._waits = True
         self._take()
 
     def end(self, number: int = signal.SIGTERM) -> NoReturn:
-        """Raise what was noted.
+        """Raise the signal that was recorded.
 
         Args:
-            number: of the signal, if it was another process that noted one.
+            number: Number of the signal, if another process received it.
 
         Raises:
-            Interrupted: always.
+            Interrupted: Always.
         """
         self.number = self.number or number
         raise Interrupted(self.number)
 
     def _take(self) -> dict[signal.Signals, Any]:
         if threading.current_thread() is not threading.main_thread():
-            return {}  # only the main thread may
+            return {}  # only the main thread may set handlers
         return {number: signal.signal(number, self._handle) for number in _NAMES}
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -101,16 +101,16 @@ class Signals:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Ignore in a process that reads data what asks to end, which reaches all processes of a terminal or a job.
+    """Ignore, in a process that reads data, the signals that a terminal or a job sends to all processes.
 
-    The training process ends its readers when its step is done.
+    The training process ends its readers at the end of its step.
     """
     for number in _NAMES:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _say(line: str) -> None:
-    """Write a line without any lock or buffer, since a handler may run in the middle of another line."""
+    """Write a line without any lock or buffer, because a handler may run in the middle of another line."""
     if is_first_process():
         with suppress(OSError):
             os.write(_STDERR, f"\n{line}\n".encode())

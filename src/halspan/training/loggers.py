@@ -1,4 +1,4 @@
-"""Where the curves of a run go: a CSV file, or Weights & Biases."""
+"""Loggers of a run's curves: a CSV file, or Weights & Biases."""
 
 import re
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from halspan.core.checks import show
 from halspan.core.errors import ConfigError
 from halspan.core.files import read_bytes, write_text
-from halspan.core.printable import printable
+from halspan.core.text.printable import printable
+from halspan.training.run_spec import LoggerSpec, WandbLoggerSpec
 from halspan.training.rundir import RunDirectory, is_first_process
-from halspan.training.spec import LoggerSpec, WandbLoggerSpec
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -26,13 +26,13 @@ def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Ma
     A wandb run is created on the first call for a run directory, which keeps its id; later calls continue it.
 
     Args:
-        spec: which logger, and its settings.
-        run: where files go.
-        name: of the run.
-        settings: the whole configuration, to be kept with the curves.
+        spec: Kind of the logger, and its settings.
+        run: Folder of the run.
+        name: Name of the run.
+        settings: Whole configuration, to save with the curves.
 
     Raises:
-        ConfigError: wandb does not start.
+        ConfigError: wandb cannot be started.
     """
     if not isinstance(spec, WandbLoggerSpec):
         return CSVLogger(save_dir=run.path, name="logs", flush_logs_every_n_steps=1)
@@ -43,15 +43,15 @@ def build_logger(spec: LoggerSpec, run: RunDirectory, *, name: str, settings: Ma
 
 
 def finish_logger(logger: Logger, figures: Mapping[str, float]) -> None:
-    """Add a run's final figures to its wandb run and close it, so that the next run of this process gets its own."""
+    """Add a run's final figures to its wandb run and close it, so that the next run in this process gets its own."""
     if isinstance(logger, WandbLogger) and is_first_process():
-        # wandb prints them, so that names in them must be fit for a terminal
+        # wandb prints them, so names in them must be safe for a terminal
         logger.experiment.summary.update({printable(path): value for path, value in figures.items()})
         logger.experiment.finish()
 
 
 def _start_wandb(spec: WandbLoggerSpec, run: RunDirectory, name: str) -> "Run":
-    """Start the wandb run; Lightning would, with an argument that wandb warns about."""
+    """Start the wandb run; Lightning would pass an argument that wandb warns about."""
     import wandb
     from wandb.errors import Error
 
@@ -71,13 +71,13 @@ def _start_wandb(spec: WandbLoggerSpec, run: RunDirectory, name: str) -> "Run":
             f"logger: wandb does not start: {' '.join(str(error).split())} Set logger.mode=offline, which needs no "
             "account and no network, or log in (`wandb login`)"
         ) from error
-    experiment.define_metric("trainer/global_step")  # the axis of all curves, as Lightning has it
+    experiment.define_metric("trainer/global_step")  # axis of all curves, as in Lightning
     experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return experiment
 
 
 def _wandb_id(run: RunDirectory) -> str:
-    """Give the id of the run directory's wandb run, a new one if it has none."""
+    """Return the id of the run folder's wandb run, or a new one if it has none."""
     if not run.wandb_id.exists() and is_first_process():
         write_text(run.wandb_id, token_hex(4))
     try:

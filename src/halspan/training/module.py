@@ -1,4 +1,4 @@
-"""The LightningModule: one optimiser step over a global batch, the validation loss, and what a checkpoint holds."""
+"""The LightningModule: one optimizer step over a global batch, the validation loss, and checkpoint contents."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,12 +16,12 @@ from typing_extensions import override
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import TERMS, Targets, Term, combine, count_terms, loss_terms
-from halspan.metrics.shells import SentenceAuroc, TokenF1
-from halspan.models.batch import Batch
+from halspan.metrics.torchmetrics import SentenceAuroc, TokenF1
 from halspan.models.detector import SpanDetector
+from halspan.models.inputs.batch import Batch
 from halspan.training.checkpoints import read_checkpoint
 from halspan.training.optimizer import build_optimizer
-from halspan.training.spec import OptimizerSpec
+from halspan.training.run_spec import OptimizerSpec
 
 _PREFIX = "detector."
 
@@ -33,12 +33,12 @@ class DetectorModule(pl.LightningModule):
     does not depend on how the batch is spread.
 
     Args:
-        detector: what is trained; frozen weights stay as they are and are left out of checkpoints.
-        optimizer: rates, decay and schedule.
-        loss: weights of the loss terms.
-        total_steps: optimiser steps of the whole run.
-        seed: of the run; dropout of a step follows from it, the step and the process alone.
-        generators: of the captions that validate it.
+        detector: Detector to train; frozen weights stay as they are and are left out of checkpoints.
+        optimizer: Rates, decay and schedule.
+        loss: Weights of the loss terms.
+        total_steps: Optimizer steps of the whole run.
+        seed: Seed of the run; with the step and the process, it alone determines dropout.
+        generators: Generators of the validation captions.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class DetectorModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # frozen weights are in no checkpoint; on_load_checkpoint checks the others
+        self.strict_loading = False  # checkpoints lack frozen weights; on_load_checkpoint checks the others
         self.detector = detector
         self._optimizer_spec = optimizer
         self._loss_weights = loss
@@ -75,8 +75,13 @@ class DetectorModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @override
+    def on_train_batch_start(self, batch: Sequence[Batch], batch_idx: int) -> None:
+        """Let curves count the steps that were taken; Lightning forgets one where a finished run is made longer."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+
+    @override
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Take one optimiser step over this device's share of a global batch, in one or several passes."""
+        """Take one optimizer step over this device's share of a global batch, in one or several passes."""
         seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
@@ -97,7 +102,7 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def validation_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Add up the loss terms of this device's share, and what its sentences and tokens are called."""
+        """Add the loss terms of this device's share, and the scores of its sentences and tokens."""
         for part in batch:
             logits, targets = self.detector(part), _targets(part)
             self._val_auroc.update(*_labelled_sentences(logits.sentence, part, self._val_auroc.generators))
@@ -107,9 +112,10 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Log the loss over the whole validation part, nats, the mean of each term that counts something, and figures.
+        """Log the loss over the whole validation part, the mean of each term in use, and figures.
 
-        AUROC is over generators, from the scores as they are; F1 of tokens is at P(hallucinated) 0.5.
+        The loss is in nats. AUROC is the mean over generators, from uncalibrated scores; F1 of tokens is at
+        P(hallucinated) 0.5.
         """
         sums = self._sum_over_devices(self._val_sums)
         terms = {name: Term(total, count.long()) for name, (total, count) in zip(TERMS, sums, strict=True)}
@@ -124,7 +130,7 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was trained, how much that is of each component, and the run's length."""
+        """Save the trained weights, their number in each component, and the run's length."""
         trained = self.detector.trainable_state_dict()
         checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
         checkpoint["trained"] = _count_trained(self.detector)
@@ -132,14 +138,14 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is this detector's."""
+        """Check that the checkpoint belongs to this detector."""
         _check_trained(self.detector, checkpoint)
-        # Lightning would end at once: it saw the last batch of a run that may have more of them now
+        # Lightning would end at once, because it saw the last batch of a run that may now have more
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     @override
     def on_train_start(self) -> None:
-        """Take the learning rates of this run's schedule: a checkpoint has those of its own length."""
+        """Set the learning rates of this run's schedule: a checkpoint has those of its own length."""
         self.detector.train()
         schedule: Any = self.lr_schedulers()
         for group, rate, factor in zip(
@@ -148,15 +154,15 @@ class DetectorModule(pl.LightningModule):
             group["lr"] = rate * factor(schedule.last_epoch)
 
     def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]], *, is_last: bool) -> Float[Tensor, ""]:
-        """Add one pass's share of the gradient; give its share of the loss."""
+        """Add one pass's share of the gradient, and return its share of the loss."""
         with nullcontext() if is_last else self._unsynchronised():
             terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
             loss = combine(terms, self._loss_weights, counts)
-            self.manual_backward(loss * self.trainer.world_size)  # DDP averages gradients over devices; this sums them
+            self.manual_backward(loss * self.trainer.world_size)  # DDP averages gradients; this makes the mean a sum
         return loss.detach()
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
-        """Let gradients wait for the step's last pass before they are exchanged between devices."""
+        """Delay the exchange of gradients between devices until the step's last pass."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
@@ -172,7 +178,7 @@ class DetectorModule(pl.LightningModule):
         loss = self._sum_over_devices(loss)
         if not torch.isfinite(loss):
             raise ModelError(
-                f"the loss is {loss.item()} at optimiser step {self.trainer.global_step}; lower optimizer.lora_lr or "
+                f"the loss is {loss.item()} at optimizer step {self.trainer.global_step}; lower optimizer.lora_lr or "
                 "optimizer.head_lr, or set optimizer.clip_norm"
             )
         self.log("train/loss", loss, prog_bar=True)
@@ -180,24 +186,24 @@ class DetectorModule(pl.LightningModule):
 
 
 def seed_step(seed: int, *, process: int, step: int) -> None:
-    """Seed torch's generators, those of GPUs included, for one optimiser step.
+    """Seed torch's generators, those of GPUs included, for one optimizer step.
 
-    A resumed run then draws what an uninterrupted one draws without a generator's state in the checkpoint, which would
-    be that of the process that writes it, and not of the others.
+    A resumed run then draws the same numbers as an uninterrupted one. A generator's state in the checkpoint would not
+    be enough, because it would be that of one process only.
 
     Args:
-        seed: of the run.
+        seed: Seed of the run.
         process: 0-based number among the processes that train together.
-        step: optimiser steps before this one.
+        step: Number of optimizer steps before this one.
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, process, step]).generate_state(1, np.uint64)[0]))
 
 
 def load_trained(detector: SpanDetector, path: Path) -> None:
-    """Give a detector the trained weights of a checkpoint.
+    """Load the trained weights of a checkpoint into a detector.
 
     Raises:
-        ModelError: the checkpoint holds other weights than those that this detector trains.
+        ModelError: The checkpoint holds other weights than those that this detector trains.
     """
     checkpoint = read_checkpoint(path)
     _check_trained(detector, checkpoint)
@@ -211,9 +217,9 @@ def _count_trained(detector: SpanDetector) -> dict[str, int]:
 
 
 def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> None:
-    """Require that a checkpoint trained the parameters that a detector trains, component by component."""
+    """Require that a checkpoint trained the same parameters as a detector, component by component."""
     counts = _count_trained(detector)
-    saved = checkpoint.get("trained", counts)  # the first checkpoints have names alone
+    saved = checkpoint.get("trained", counts)  # old checkpoints have only names
     if differing := [part for part in counts | saved if counts.get(part, 0) != saved.get(part, 0)]:
         raise ModelError(
             "the checkpoint has other trained parameters than this detector: "

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate for each part of the detector, and the schedule of both."""
+"""AdamW with a learning rate for each part of the detector, and the schedule of those rates."""
 
 import math
 from collections.abc import Iterable
@@ -7,19 +7,19 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from halspan.training.spec import OptimizerSpec
+from halspan.training.run_spec import OptimizerSpec
 
 
 def build_optimizer(
     spec: OptimizerSpec, *, lora: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], total_steps: int
 ) -> tuple[AdamW, LambdaLR]:
-    """Build the optimiser and its schedule, one step of the schedule for each optimiser step.
+    """Build the optimizer and its schedule, with one step of the schedule per optimizer step.
 
     Args:
-        spec: rates, decay and schedule.
-        lora: trained weights of the backbone; may be none.
-        heads: trained weights of the heads.
-        total_steps: optimiser steps of the whole run.
+        spec: Rates, decay and schedule.
+        lora: Trained weights of the backbone; may be empty.
+        heads: Trained weights of the heads.
+        total_steps: Optimizer steps of the whole run.
     """
     groups = [
         {"params": parameters, "lr": lr, "weight_decay": decay}
@@ -36,10 +36,10 @@ def build_optimizer(
 
 
 def schedule_factor(step: int, schedule: str, n_warmup: int, total_steps: int) -> float:
-    """Give the share of the peak learning rate that optimiser step `step` (from 0) takes.
+    """Return the share of the peak learning rate in optimizer step `step` (from 0).
 
-    Rises in equal parts over the first `n_warmup` steps and is 1 right after them; would be 0 at `total_steps`,
-    the first step that is not taken.
+    It rises linearly over the first `n_warmup` steps and is 1 right after them. It would be 0 at `total_steps`, the
+    first step that is not taken.
     """
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)

@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where in it, and whether a run may start there."""
+"""The folder of one run: the files in it, and whether a run may start there."""
 
 import os
 import shutil
@@ -11,12 +11,16 @@ from filelock import FileLock, Timeout
 
 from halspan.core.errors import ConfigError
 from halspan.core.files import read_bytes
-from halspan.core.settings import MOST_BYTES
 
-_MARK = b"_target_: halspan.training.spec.RunSpec"  # a line of every run's configuration
+_MARKS = (  # a line in every run's configuration, also from earlier versions
+    b"_target_: halspan.training.run_spec.RunSpec",
+    b"_target_: halspan.training.spec.RunSpec",
+)
 _LOCK = ".lock"
+_MOST_BYTES = 2**20  # a hundred times what a run writes
+_MOST_ID = 1000  # bytes
 _PARTS = ("val", "test_seen", "test_heldout")
-# what judging leaves, in a run and in each evaluation of it
+# files of judging, in a run and in each evaluation of it
 _FIGURES = (
     *("tuned.json", "metrics.json", "report.html", "table.md", "table.csv"),
     *(f"{folder}/{part}.jsonl" for folder in ("predictions", "baselines/*") for part in _PARTS),
@@ -28,97 +32,99 @@ class RunDirectory:
     """The folder of one run.
 
     Attributes:
-        path: the folder; it need not exist yet.
+        path: The folder, which need not exist yet.
     """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """Return the file of the resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def split(self) -> Path:
-        """Which captions went where."""
+        """Return the file that lists the captions of each part."""
         return self.path / "split.json"
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint: what a resumed run continues from."""
+        """Return the newest checkpoint, from which a resumed run continues."""
         return self.path / "last.ckpt"
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the lowest validation loss: the detector."""
+        """Return the checkpoint with the lowest validation loss, which is the detector."""
         return self.path / "best.ckpt"
 
     @property
     def tuned(self) -> Path:
-        """Temperatures, threshold and decoding parameters, tuned on the validation part."""
+        """Return the file of temperatures, threshold and decoding parameters, tuned on the validation part."""
         return self.path / "tuned.json"
 
     @property
     def metrics(self) -> Path:
-        """All figures; a run that has them is finished."""
+        """Return the file of all figures; a run that has it is finished."""
         return self.path / "metrics.json"
 
     @property
     def predictions(self) -> Path:
-        """Folder of one JSON Lines file for each part."""
+        """Return the folder of predictions, with one JSON Lines file per part."""
         return self.path / "predictions"
 
     @property
     def wandb_id(self) -> Path:
-        """The id of the wandb run that belongs to this folder."""
+        """Return the file with the id of the wandb run that belongs to this folder."""
         return self.path / "wandb_id.txt"
 
     @property
     def is_run(self) -> bool:
-        """Whether a run has begun here: its configuration says so."""
+        """Return whether a run has begun here, which its configuration shows."""
         try:
-            return _MARK in read_bytes(self.config, MOST_BYTES).splitlines()
+            lines = read_bytes(self.config, _MOST_BYTES).splitlines()
         except (OSError, ValueError):
             return False
+        return any(mark in lines for mark in _MARKS)
 
     def check(self, *, resume: bool, overwrite: bool, is_one_of_many: bool = False) -> None:
-        """Make sure that a run may start here; nothing is changed yet.
+        """Check that a run may start here, without changing anything.
 
         Args:
-            resume: whether it is to go on.
-            overwrite: whether it is to start again.
-            is_one_of_many: whether it is a job of a sweep, of which some may not have begun when it is resumed.
+            resume: Whether the run continues.
+            overwrite: Whether the run starts again.
+            is_one_of_many: Whether it is a job of a sweep; when a sweep is resumed, some jobs may not have begun.
 
         Raises:
-            ConfigError: there is a run, and neither `resume` nor `overwrite` was given, or both were; there is none
-                to go on with; or something that no run wrote has a name that this one needs.
+            ConfigError: There is a run, and neither or both of `resume` and `overwrite` are given; there is no run to
+                continue; or a file that no run wrote has a name that this one needs.
         """
         if resume and overwrite:
             raise ConfigError("resume, overwrite: both are true; continue the run or start again, not both")
         if not self.is_run:
             self._refuse_strangers()
             if resume and not is_one_of_many:
-                raise ConfigError(f"resume: {self.path} holds no run to go on with; leave resume=true out to begin one")
+                raise ConfigError(f"resume: {self.path} holds no run to continue; leave resume=true out to begin one")
         elif not resume and not overwrite and (state := self._state()):
             raise ConfigError(
-                f"run_dir: {self.path} holds {state}; add resume=true to go on from there, overwrite=true to start "
+                f"run_dir: {self.path} holds {state}; add resume=true to continue, overwrite=true to start "
                 "again, or run_dir=... for another folder"
             )
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing here while the block lasts; a killed process holds nothing.
+        """Lock the folder against other processes while the block lasts; the lock of a killed process is released.
 
-        The folder is made if need be, and removed if nothing is in it afterwards. Processes that only help a first one
-        to train hold nothing.
+        The folder and its parents are created if necessary, and removed if they are empty afterwards. Only the first of
+        the processes that train together takes the lock.
 
         Raises:
-            ConfigError: there can be no such folder, or another process writes to it.
+            ConfigError: The folder cannot be created, or another process writes to it.
         """
         if not is_first_process():
             yield
             return
         lock = FileLock(self.path / _LOCK, blocking=False)
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -135,15 +141,16 @@ class RunDirectory:
         try:
             yield
         finally:
-            with suppress(OSError):  # before others can have it: a lock on a removed file is none
+            with suppress(OSError):  # before others lock it: a lock on a removed file has no effect
                 (self.path / _LOCK).unlink()
             lock.release()
-            _remove_if_empty(self.path)
+            for folder in made:
+                _remove_if_empty(folder)
 
     def prepare(self, *, overwrite: bool) -> None:
-        """Make the folder ready: sweep up what a killed run left half-written and, to start again, what a run wrote.
+        """Clean the folder: remove incomplete files and, to start again, the files of the earlier run.
 
-        What lies here and was not written by a run stays.
+        Files that no run wrote stay.
         """
         for name in (self.last.name, self.best.name):
             for partial in self.path.glob(f".{name}.*.tmp"):
@@ -153,11 +160,12 @@ class RunDirectory:
 
     def _remove_run(self) -> None:
         wandb = self.path / "wandb"
-        if self.wandb_id.exists() and (id_ := self.wandb_id.read_text(encoding="utf-8").strip()).isalnum():
-            for folder in wandb.glob(f"*run-*-{id_}"):
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, ValueError):  # there is none, or it holds something else
+            if (id_ := read_bytes(self.wandb_id, _MOST_ID).decode().strip()).isalnum():
+                for folder in wandb.glob(f"*run-*-{id_}"):
+                    shutil.rmtree(folder, ignore_errors=True)
         for link in wandb.glob("*"):
-            if link.is_symlink() and not link.exists():  # to the latest run
+            if link.is_symlink() and not link.exists():  # a link to the latest run
                 link.unlink()
         written = self._written()
         for path in written:
@@ -166,10 +174,10 @@ class RunDirectory:
             for each in (folder, folder.parent):
                 if each != self.path and self.path in each.parents:
                     _remove_if_empty(each)
-        self.config.unlink(missing_ok=True)  # the last one: without it this is no run
+        self.config.unlink(missing_ok=True)  # last, because without it the folder is not a run
 
     def _written(self) -> list[Path]:
-        """List the files here that have the names of what runs and evaluations write, beside the configuration."""
+        """List the files with names that runs and evaluations use, except the configuration."""
         own = [path for path in (self.split, self.last, self.best, self.wandb_id) if os.path.lexists(path)]
         figures = [
             path for folder in ("", "evaluations/*/") for name in _FIGURES for path in self.path.glob(folder + name)
@@ -182,7 +190,7 @@ class RunDirectory:
         )
 
     def _refuse_strangers(self) -> None:
-        """Refuse a folder in which a run would write over what no run wrote, or later take it for its own."""
+        """Refuse a folder with files of other origin that a run would overwrite or take for its own."""
         found = [self.config] if os.path.lexists(self.config) else []
         found += self._written() + list(self.path.glob("logs/version_*"))
         if names := sorted({str(path.relative_to(self.path)) for path in found}):
@@ -204,6 +212,6 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def is_first_process() -> bool:
-    """Say whether this is the process, of those that train together, that writes files and reports."""
+    """Return whether this process, of those that train together, is the one that writes files and reports."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"

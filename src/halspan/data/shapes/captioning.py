@@ -1,4 +1,4 @@
-"""Captions of scenes by a simulated generator, annotated: errors in known places, votes of simulated annotators."""
+"""Captions of scenes by a simulated generator, with errors at known places and simulated annotators' votes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from halspan.data.shapes.scenes import Scene
 
 _ANNOTATORS = 3
 _VOTE_RIGHT, _VOTE_UNKNOWN = 0.95, 0.02
-_UNDECIDED = 0.03  # share of sentences on which the annotators come to no decision: label `unknown`
-_UNMARKED = 0.03  # share of incorrect sentences in which nobody marked the wrong words
+_UNDECIDED = 0.03  # share of sentences without a decision of the annotators: label `unknown`
+_UNMARKED = 0.03  # share of incorrect sentences without marked words
 
 
 def caption_scene(scene: Scene, generator: Generator, rng: random.Random, *, caption_id: str, image: str) -> Caption:
-    """Write and annotate one caption of `scene` in the manner of `generator`."""
+    """Return one annotated caption of `scene`, written in the style of `generator`."""
     text, sentences, spans = "", list[Sentence](), list[Span]()
     for position, true in enumerate(select_statements(scene, generator.kinds, rng.randint(*generator.sentences), rng)):
         statement = true
@@ -44,7 +44,7 @@ def caption_scene(scene: Scene, generator: Generator, rng: random.Random, *, cap
 def select_statements(
     scene: Scene, kinds: Mapping[str, float], n_statements: int, rng: random.Random
 ) -> Iterator[Statement]:
-    """Yield up to `n_statements` different true statements, their kinds drawn by weight from those not yet used up."""
+    """Yield up to `n_statements` different true statements; kinds are drawn by weight until they run out."""
     supplies = {kind: true_statements(scene, kind, rng) for kind in kinds}
     while supplies and n_statements:
         kind = rng.choices(list(supplies), [kinds[kind] for kind in supplies])[0]

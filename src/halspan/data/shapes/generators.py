@@ -16,13 +16,13 @@ class Generator:
     Attributes:
         name: As in `Caption.generator`.
         direction: As in `Caption.direction`. A text-to-image model has images of its own only.
-        style: How it words statements.
+        style: Its wording of statements.
         sentences: Fewest and most sentences of a caption.
         error_rate: Share of incorrect sentences, over all positions.
         first_sentence: Error rate of first sentences over that of the later ones.
         kinds: Weight of each kind of statement.
         place_errors: Weight of each type among the errors of `place` statements; other kinds have one type each.
-        own_images: How many images only this generator has, beside the photos that all captioners share.
+        own_images: Number of images that only this generator has, besides the photos that all captioners share.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Sentences about scenes: true statements, the same statements with one known error, and how a style words them."""
+"""Sentences about scenes: true statements, the same with one known error, and their wording in a style."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORN_TEXTURES = ("striped", "dotted")  # "plain" is never said
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a sentence says: a kind, canonical values by slot, and which of them are wrong (with their type)."""
+    """The content of a sentence: a kind, canonical values by slot, and the wrong slots with their types."""
 
     kind: str
     slots: Mapping[str, str]
@@ -36,13 +36,13 @@ class Statement:
     error_type: str | None = None
 
     def with_error(self, error_type: str, **changed: str) -> Statement:
-        """Return the statement with `changed` slots, which are wrong in the way of `error_type`."""
+        """Return the statement with `changed` slots, which are wrong by an error of `error_type`."""
         return Statement(self.kind, {**self.slots, **changed}, tuple(changed), error_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one generator words things: sentence patterns by kind, and words for canonical values."""
+    """The wording of one generator: sentence patterns by kind, and words for canonical values."""
 
     patterns: Mapping[str, tuple[str, ...]]
     words: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Style:
 
 
 def true_statements(scene: Scene, kind: str, rng: random.Random) -> Iterator[Statement]:
-    """Yield the true statements of one kind about `scene`, in random order; none where the scene has nothing to say."""
+    """Yield the true statements of one kind about `scene`, in random order."""
     statements = list(_TRUE[kind](scene, rng))
     rng.shuffle(statements)
     yield from statements
@@ -84,7 +84,7 @@ def _true_presence(scene: Scene, rng: random.Random) -> Iterator[Statement]:
 
 
 def _true_number(scene: Scene, rng: random.Random) -> Iterator[Statement]:
-    shape_of = {}  # one shape for each count: otherwise "one" would be true far more often than not
+    shape_of = {}  # one shape for each count: otherwise "one" would be true too often
     for shape, count in rng.sample(items := list(scene.shape_counts().items()), len(items)):
         shape_of[count] = shape
     for count, shape in shape_of.items():
@@ -104,7 +104,7 @@ def _true_relation(scene: Scene, rng: random.Random) -> Iterator[Statement]:
 
 
 def _relation(cell: int, other: int) -> str | None:
-    """Return how `cell` stands to `other` where they share a row or a column, else None."""
+    """Return the relation of `cell` to `other` if they share a row or a column, else None."""
     (row, column), (other_row, other_column) = divmod(cell, GRID), divmod(other, GRID)
     if cell == other or (row != other_row and column != other_column):
         return None
@@ -150,9 +150,9 @@ _Error = Callable[[Statement, Scene, random.Random], Statement]
 def corrupt(statement: Statement, scene: Scene, error_type: str, rng: random.Random) -> Statement:
     """Return `statement` with one error of `error_type`, one of `ERROR_TYPES_BY_KIND[statement.kind]`.
 
-    An error is never a matter of taste: a wrong place is an empty cell and the thing stands elsewhere (Location); a
-    wrong shape or attribute is said of a cell that holds another thing (Object, Attribute); an invented thing has a
-    shape that the scene does not hold at all (Illusion).
+    Every error is unambiguous. A wrong place is an empty cell, and the thing is in another one (Location). A wrong
+    shape or attribute is given to a cell that holds another thing (Object, Attribute). An invented thing has a shape
+    that does not occur in the scene (Illusion).
     """
     return _ERRORS[error_type](statement, scene, rng)
 
@@ -193,7 +193,7 @@ def _illusion(statement: Statement, scene: Scene, rng: random.Random) -> Stateme
 
 
 def _sampled_shape(rng: random.Random, *, without: set[str], plain: bool) -> str:
-    """Draw a wrong shape about as often as true sentences name it, so that words do not give errors away."""
+    """Draw a wrong shape about as often as true sentences name it, so that words do not reveal errors."""
     candidates = [shape for shape in (PLAIN_SHAPES if plain else SHAPES) if shape not in without]
     weights = [1.0 if shape in PLAIN_SHAPES else _SPECIAL_WEIGHT for shape in candidates]
     return rng.choices(candidates, weights)[0]
@@ -246,10 +246,10 @@ ERROR_TYPES_BY_KIND = {
 
 
 def word(statement: Statement, style: Style, rng: random.Random) -> tuple[str, tuple[int, int] | None]:
-    """Word a statement.
+    """Return a statement in words, with the range of its wrong words.
 
     Returns:
-        The sentence, and the half-open characters of its wrong words (from the first to the last), None when true.
+        The sentence, and the half-open range of its wrong words, from the first to the last; None if it is true.
     """
     text, wrong = "", list[tuple[int, int]]()
     for literal, field_name, _, _ in string.Formatter().parse(rng.choice(style.patterns[statement.kind])):

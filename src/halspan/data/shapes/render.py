@@ -1,4 +1,4 @@
-"""Drawing scenes: 96 x 96 pixels, one cell is 32 x 32, with jitter in place, size and colour."""
+"""Drawing of scenes: 96 x 96 pixels with cells of 32 x 32, and jitter in place, size and color."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _QUARTER_TURNS = {"up": 0, "right": 1, "down": 2, "left": 3}
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw `scene`; `rng` decides the jitter only, never what is there."""
+    """Draw `scene`; `rng` determines the jitter only, never the content."""
     background = _jittered(scene.background, rng)
     image = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), background)
     for cell, thing in scene.things():
@@ -125,7 +125,7 @@ _POLYGONS = {
 
 @functools.cache
 def _texture(name: str) -> Image.Image:
-    """Return the mask of a texture over one cell: stripes run across, dots stand in a grid."""
+    """Return the mask of a texture over one cell: stripes run across, dots form a grid."""
     y, x = np.mgrid[0:_BOX, 0:_BOX] / _SCALE
     marks = (y % 5 < 2) if name == "striped" else ((x % 5 - 2.5) ** 2 + (y % 5 - 2.5) ** 2 < 2.2)
     return Image.fromarray(np.where(marks, 255, 0).astype(np.uint8))
@@ -142,6 +142,6 @@ def _jittered(colour: str, rng: random.Random, amount: int = 10) -> tuple[int, i
 
 
 def _shade(colour: str) -> tuple[int, int, int]:
-    """Return the dark tone of a colour in which its stripes and dots are drawn."""
+    """Return the dark tone of a color, used for its stripes and dots."""
     red, green, blue = (int(value * 0.35) for value in _RGB[colour])
     return red, green, blue

@@ -1,4 +1,4 @@
-"""Scenes of the shapes world: a three by three grid of coloured things on a plain background."""
+"""Scenes of the shapes world: a three by three grid of colored things on a plain background."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_THINGS = 7
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What stands in one cell: arrows have a direction, cards a letter, every other shape a size and a texture."""
+    """The thing in one cell: arrows have a direction, cards a letter, all other shapes a size and a texture."""
 
     shape: str
     colour: str
@@ -41,7 +41,7 @@ class Scene:
     cells: tuple[Thing | None, ...]
 
     def things(self) -> list[tuple[int, Thing]]:
-        """Return the occupied cells with what stands in them."""
+        """Return the occupied cells with their things."""
         return [(cell, thing) for cell, thing in enumerate(self.cells) if thing is not None]
 
     def shape_counts(self) -> Counter[str]:
@@ -49,13 +49,13 @@ class Scene:
         return Counter(thing.shape for _, thing in self.things())
 
     def unique_things(self) -> list[tuple[int, Thing]]:
-        """Return the things that their colour and shape alone tell from all others."""
+        """Return the things that no other thing matches in color and shape."""
         looks = Counter((thing.colour, thing.shape) for _, thing in self.things())
         return [(cell, thing) for cell, thing in self.things() if looks[thing.colour, thing.shape] == 1]
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draw a scene of four to seven things; shapes and colours repeat, so that counting is not trivial."""
+    """Draw a scene of four to seven things; shapes and colors repeat, so that counting is not trivial."""
     kinds = rng.sample(PLAIN_SHAPES, rng.randint(2, 3))
     kinds += [kind for kind in ("arrow", "card") if rng.random() < _SPECIAL_SHARE]
     colours = rng.sample(COLOURS, rng.randint(3, 5))

@@ -1,4 +1,4 @@
-"""The shapes corpus: drawn and captioned on first use, a pure function of its seed, then read like any other corpus."""
+"""The shapes corpus: generated from its seed on first use, then read like any other corpus."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from pydantic.dataclasses import dataclass
 from halspan.console import track
 from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
-from halspan.data.jsonl import JsonLines, write_jsonl
+from halspan.data.readers.jsonl import JsonLines, write_jsonl
 from halspan.data.shapes.captioning import caption_scene
 from halspan.data.shapes.generators import GENERATORS, Generator
 from halspan.data.shapes.render import render
 from halspan.data.shapes.scenes import sample_scene
 
 VERSION = 2
-"""Part of the folder's name: raised whenever the same seed would draw or say something else."""
+"""Version in the folder's name, raised whenever the same seed would make other images or captions."""
 
 _CHUNK = 64
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Shapes:
-    """The embedded default corpus: nothing to download, nine types of hallucination, eight generators.
+    """The built-in default corpus: nothing to download, nine types of hallucination, eight generators.
 
     Attributes:
-        path: folder under which worlds are kept; each in a folder of its own, named by what decides its content.
-        seed: seed of scenes, captions, errors and votes.
-        photos: images that every captioner describes; generators have some of their own besides.
+        path: Folder under which worlds are kept, each in a folder of its own, named by the settings of its content.
+        seed: Seed of scenes, captions, errors and votes.
+        photos: Number of images that every captioner describes; generators also have images of their own.
     """
 
     path: Path = Path("data/shapes")
@@ -46,11 +46,11 @@ class Shapes:
 
     @property
     def folder(self) -> Path:
-        """Where the world is, or will be drawn."""
+        """Return the folder of the world, whether or not it has been drawn."""
         return self.path / f"v{VERSION}-seed{self.seed}-photos{self.photos}"
 
     def load(self) -> Corpus:
-        """Draw the world unless it is there, and read it."""
+        """Draw the world unless it exists, and read it."""
         folder = self.folder
         if not folder.is_dir():
             _write_world(folder, _plan(self.photos), self.seed)
@@ -60,7 +60,7 @@ class Shapes:
 
 
 def image_seed(seed: int, image: str) -> random.Random:
-    """Return the random stream of one image: its scene, its drawing, then its captions in the generators' order."""
+    """Return the random stream of one image, used for its scene, its drawing, then its captions in order."""
     return random.Random(f"world/{seed}/{image}")
 
 
@@ -77,7 +77,7 @@ def caption_image(seed: int, image: str, generators: tuple[Generator, ...], fold
 
 
 def _plan(photos: int) -> list[tuple[str, tuple[Generator, ...]]]:
-    """List every image with the generators that describe it, or that painted it."""
+    """List every image with the generators that describe it or that made it."""
     captioners = tuple(generator for generator in GENERATORS if generator.direction == "image_to_text")
     shared = [(f"photo-{i:05d}", captioners) for i in range(photos)]
     own = [(f"{generator.name}-{i:05d}", (generator,)) for generator in GENERATORS for i in range(generator.own_images)]
@@ -85,7 +85,7 @@ def _plan(photos: int) -> list[tuple[str, tuple[Generator, ...]]]:
 
 
 def _write_world(folder: Path, plan: list[tuple[str, tuple[Generator, ...]]], seed: int) -> None:
-    """Write the corpus beside its place, then move it there whole."""
+    """Write the corpus into a temporary folder, then move it into place."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     (partial / "images").mkdir(parents=True)
     try:

@@ -1,0 +1,1 @@
+"""The application: training, evaluation and export from a command line; the only users of hydra."""

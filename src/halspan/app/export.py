@@ -1,0 +1,84 @@
+"""The export command: it writes a trained detector into a folder that loads anywhere."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from omegaconf import DictConfig
+
+from halspan.app.configuration import configure
+from halspan.app.configuration.help import CONF
+from halspan.app.entry import report_error, run_entry, set_up_logging
+from halspan.app.finished_run import FinishedRun
+from halspan.console import open_console
+from halspan.core.errors import ConfigError, HalspanError
+
+_DTYPES = ("float32", "bfloat16")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
+def main(config: DictConfig) -> None:
+    """Export a detector."""
+    try:
+        export(config)
+    except HalspanError as error:
+        sys.exit(report_error(error))  # not through hydra, which would add lines of its own
+
+
+def export(config: DictConfig) -> None:
+    """Export a detector; its folder appears only after it has scored as the live detector does."""
+    set_up_logging()
+    configure.require_values(config)
+    _check_values(config)
+    from halspan.app.exporting import write_detector  # imports torch
+
+    with _new_folder(Path(config.to), overwrite=config.overwrite) as folder:
+        run = FinishedRun.read(Path(config.run), config)
+        check = write_detector(run, folder, config)
+    kind = "merged" if config.merge else "adapters"
+    open_console().print(
+        f"{config.to}: {kind}; scores of {check['captions']} captions by it and by the live detector differ by "
+        f"{check['largest_difference']:.1e} at most (allowed: {check['tolerance']:.0e})",
+        soft_wrap=True,
+    )
+
+
+def _check_values(config: DictConfig) -> None:
+    for key in ("merge", "overwrite"):
+        if not isinstance(config[key], bool):
+            raise ConfigError(f"{key}: {config[key]!r} is not possible; possible: true, false")
+    if config.dtype not in (None, *_DTYPES):
+        raise ConfigError(f"dtype: {config.dtype!r} is not possible; possible: null, {', '.join(_DTYPES)}")
+    if not isinstance(config.captions, int) or config.captions < 1:
+        raise ConfigError(f"captions: {config.captions!r} is not possible; give a number from 1 on")
+
+
+@contextmanager
+def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder; it is moved into place when the block succeeds, and removed otherwise."""
+    if place.exists() and not overwrite:
+        raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
+    if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
+        raise ConfigError(f"to: {place} holds something else than a detector; choose another folder")
+    temporary, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if place.exists():
+            place.rename(old)
+        temporary.rename(place)
+    except OSError as error:
+        raise ConfigError(f"to: {place} cannot be written ({error}); choose another place") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def run_command() -> NoReturn:
+    """Export from the command line of this process."""
+    run_entry(main, "export")

@@ -1,0 +1,221 @@
+"""One run after its data have been read: plan, build, train, judge. Its imports take seconds."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from halspan.app.configuration import configure, run_names
+from halspan.app.configuration.settings import read_settings
+from halspan.app.results import leave_figures, show_figures
+from halspan.app.resuming import flatten
+from halspan.console import open_console
+from halspan.core.files import write_json, write_text
+from halspan.data.controls import read_image
+from halspan.data.corpus import Corpus
+from halspan.data.rows import Row, group_rows
+from halspan.data.split.contents import Contents
+from halspan.data.split.parts import SplitParts
+from halspan.evaluation.baselines.runner import IMAGE_BLIND
+from halspan.evaluation.jobs import plan_jobs, score_jobs
+from halspan.evaluation.judging import judge
+from halspan.evaluation.origin import describe_process
+from halspan.inference.scorer import Scorer
+from halspan.models.detector import SpanDetector, build_detector
+from halspan.models.folder.write import identify_backbone
+from halspan.models.inputs.batch import Batch
+from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.plan.inventory import gib, take_inventory
+from halspan.models.plan.memory import PassSize, make_plan
+from halspan.models.plan.remedies import find_devices, find_remedies, require_room
+from halspan.reporting.plans import show_tables, trainable_table, weights_table
+from halspan.training.fit import check_length, check_machine, fit, seed_process
+from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.run_spec import RunSpec, TrainerSpec, describe_recipe
+from halspan.training.rundir import RunDirectory, is_first_process
+
+logger = logging.getLogger(__name__)
+
+
+def train_and_judge(
+    spec: RunSpec, settings: dict[str, Any], *, place: RunDirectory, corpus: Corpus, parts: SplitParts
+) -> dict[str, Any]:
+    """Train a detector on captions and judge it; everything is written into the run's folder.
+
+    Args:
+        spec: The run.
+        settings: Its configuration, to be saved.
+        place: Its folder.
+        corpus: Its captions.
+        parts: Their division.
+
+    Returns:
+        Content of `metrics.json`; empty in processes other than the first.
+    """
+    check_machine(spec.trainer)
+    if is_first_process():
+        _check_plan(spec)
+        _show_recipe(spec)
+    seed_process(spec.trainer, spec.seed)
+    detector, encoder = _build(spec, corpus)
+    if is_first_process():
+        _begin(place, spec, settings, corpus, parts)
+    return _fit_and_judge(spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder)
+
+
+def make_scorer(detector: SpanDetector, encoder: RowEncoder, spec: RunSpec) -> Scorer:
+    """Return the scorer of a run's detector on the run's machine."""
+    device = torch.device("cuda" if spec.trainer.accelerator == "gpu" else "cpu")
+    return Scorer(detector.to(device), encoder, spec.model)
+
+
+def tokens_per_pass(spec: RunSpec) -> int:
+    """Return the tokens of a run's largest forward pass, with padding and images; judging uses the same number."""
+    return int(spec.trainer.largest_pass * spec.model.pack_tokens)
+
+
+def show_plan(config: DictConfig) -> None:
+    """Print the memory a run needs and whether the devices here have it; data and weights are not read."""
+    model, trainer = (configure.build(config[key], key) for key in ("model", "trainer"))
+    size = _pass_size(trainer)
+    plan = make_plan(model, size)
+    devices = find_devices(trainer.accelerator, trainer.devices)
+    is_short = any(plan.peak > device.free for device in devices)
+    remedies = find_remedies(model, size, plan) if is_short else []
+    for part in show_tables(plan, devices, remedies):
+        open_console().print(part)
+
+
+def _check_plan(spec: RunSpec) -> None:
+    """Refuse a run that does not fit, and LoRA targets that match nothing, before data or weights are read."""
+    size = _pass_size(spec.trainer)
+    plan = make_plan(spec.model, size)
+    devices = find_devices(spec.trainer.accelerator, spec.trainer.devices)
+    require_room(spec.model, size, plan, devices)
+    logger.info("plan: %s at the peak, of %s free (plan=true shows it)", gib(plan.peak), gib(devices[0].free))
+
+
+def _pass_size(trainer: TrainerSpec) -> PassSize:
+    return PassSize(rows=trainer.largest_pass, is_mixed=trainer.precision == "bf16-mixed")
+
+
+def _show_recipe(spec: RunSpec) -> None:
+    """Log the choices and the training recipe; warn of settings that were made for something else."""
+    recipe = describe_recipe(spec.trainer, spec.optimizer)
+    if not HydraConfig.initialized():
+        logger.info("%s", recipe)
+        return
+    chosen = HydraConfig.get().runtime.choices
+    names = [f"{group}={chosen[group]}" for group in ("experiment", "data", "model") if chosen.get(group)]
+    logger.info("%s: %s", " ".join(names), recipe)
+    for warning in run_names.find_borrowed(HydraConfig.get()):
+        logger.warning("%s", warning)
+
+
+def _build(spec: RunSpec, corpus: Corpus) -> tuple[SpanDetector, RowEncoder]:
+    detector, encoder = build_detector(spec.model, corpus.taxonomy)
+    if is_first_process():
+        open_console().print(weights_table(take_inventory(detector)), "")
+        open_console().print(trainable_table(detector.trainable_parameters_by_component()))
+    return detector, encoder
+
+
+def _begin(place: RunDirectory, spec: RunSpec, settings: dict[str, Any], corpus: Corpus, parts: SplitParts) -> None:
+    """Write the run's record, now that its data and its model are there."""
+    before = _origin_so_far(place) if spec.resume else []
+    place.prepare(overwrite=spec.overwrite)
+    rows = group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row)
+    check_length(place, spec.trainer, n_rows=len(rows))
+    place.metrics.unlink(missing_ok=True)  # without this file, the run counts as unfinished
+    kept = settings | {"resume": False, "overwrite": False, "origin": [*before, describe_process()]}
+    write_text(place.config, OmegaConf.to_yaml(OmegaConf.create(kept)))
+    origin = {
+        "taxonomy": list(corpus.taxonomy),
+        "source": dict(corpus.source),
+        "skipped": dict(corpus.skipped),
+        "backbone": identify_backbone(spec.model),  # an export with another backbone is refused
+    }
+    contents = Contents.of(corpus.captions, parts.image_hashes).to_record()
+    write_json(place.split, origin | parts.to_record() | {"contents": contents})
+    for part, captions in parts.parts().items():
+        logger.info("%s: %d captions", part, len(captions))
+
+
+def _origin_so_far(place: RunDirectory) -> list[Any]:
+    """Read from a run's configuration which processes have trained it."""
+    origin = read_settings(place.config).get("origin") if place.is_run else None
+    return origin if isinstance(origin, list) else []
+
+
+def _fit_and_judge(
+    spec: RunSpec,
+    settings: dict[str, Any],
+    *,
+    place: RunDirectory,
+    corpus: Corpus,
+    parts: SplitParts,
+    detector: SpanDetector,
+    encoder: RowEncoder,
+) -> dict[str, Any]:
+    curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
+    metrics: dict[str, Any] = {}
+    try:
+        fit(
+            detector,
+            train=group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row),
+            val=group_rows(corpus, parts.val, max_captions=spec.trainer.captions_per_row),
+            encode=_Encode(encoder, blank=spec.blank_images),
+            run=place,
+            trainer=spec.trainer,
+            optimizer=spec.optimizer,
+            loss=spec.loss,
+            curves=curves,
+            seed=spec.seed,
+        )
+        if is_first_process():
+            sample = spec.judge.choose(parts.parts(), seed=spec.seed)
+            jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
+            scored = score_jobs(
+                make_scorer(detector, encoder, spec),
+                jobs,
+                name=place.path.name,
+                taxonomy=corpus.taxonomy,
+                captions_per_row=spec.trainer.captions_per_row,
+                batch_tokens=tokens_per_pass(spec),
+                blank_images=spec.blank_images,
+            )
+            metrics, predictions = judge(
+                [scored],
+                corpus=corpus,
+                sample=sample,
+                folder=place.path,
+                seed=spec.seed,
+                baselines=IMAGE_BLIND,
+                not_exchanged=not_exchanged,
+                taken=parts.taken,
+            )
+            leave_figures(metrics, predictions, place.path)
+            show_figures(metrics, place.path)
+    finally:
+        finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
+    return metrics
+
+
+class _Encode:
+    """Encoder of a batch of rows and their images; an object, because spawned workers receive it pickled.
+
+    Args:
+        encoder: The detector's encoder.
+        blank: Whether images are replaced by grey ones.
+    """
+
+    def __init__(self, encoder: RowEncoder, *, blank: bool) -> None:
+        self._encoder = encoder
+        self._blank = blank
+
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        encoded = [self._encoder.encode(read_image(row.image, blank=self._blank), row.captions) for row in rows]
+        return self._encoder.collate(encoded)

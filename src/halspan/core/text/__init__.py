@@ -1,0 +1,1 @@
+"""Text: graphemes, sentences, comparison of texts, and safe display."""

@@ -1,0 +1,1 @@
+"""Description of a corpus, and detection of probable mistakes in it."""

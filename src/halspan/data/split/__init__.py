@@ -1,0 +1,1 @@
+"""The split into train, val, test_seen and test_heldout."""

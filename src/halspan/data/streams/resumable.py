@@ -1,0 +1,348 @@
+"""An output that grows block by block; a resumed run keeps every finished block, to the byte.
+
+Until `scored.jsonl` is finished, there are three files next to it. Blocks are appended to `scored.jsonl.partial` and
+`scored.rejected.jsonl.partial`. After each block, `scored.jsonl.journal` records their lengths and the position in the
+input. If the run is killed, everything beyond these lengths is cut off when it continues.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from halspan.core.errors import ConfigError, DataError
+from halspan.core.files import open_appending
+from halspan.data.streams.lines import without_suffixes
+from halspan.data.streams.records import Position
+
+_NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_PIECE = 2**20  # bytes
+
+Settings = Mapping[str, str | int | float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The state of the output after a block.
+
+    Attributes:
+        position: Position up to which the input is read.
+        counts: Counts of the results so far.
+        output_bytes: Length of the partial output.
+        rejected_bytes: Length of the partial file of rejected records.
+        is_complete: Whether the input is at its end.
+    """
+
+    position: Position = field(default_factory=Position)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    output_bytes: int = 0
+    rejected_bytes: int = 0
+    is_complete: bool = False
+
+
+class Paths:
+    """The names of an output and of the files beside it.
+
+    Args:
+        output: The file to write.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.rejected = output.with_name(f"{without_suffixes(output).name}.rejected.jsonl")
+        self.partial = _add(output, ".partial")
+        self.rejected_partial = _add(self.rejected, ".partial")
+        self.converted = _add(output, ".converted")
+        self.journal = _add(output, ".journal")
+
+    def has_unfinished(self) -> bool:
+        """Return whether an interrupted run has left an unfinished output."""
+        if not self.journal.is_file():
+            return False
+        with self.journal.open("rb") as journal:
+            return sum(1 for _ in zip(journal, range(2), strict=False)) == 2  # its settings and a finished block
+
+    def discard_unfinished(self) -> None:
+        """Remove the unfinished output of an interrupted run."""
+        for path in (self.partial, self.rejected_partial, self.converted, self.journal):
+            path.unlink(missing_ok=True)
+
+
+class Output(Protocol):
+    """A sink for blocks of predictions.
+
+    Attributes:
+        mark: State after the last block.
+    """
+
+    mark: Mark
+
+    def append(
+        self,
+        *,
+        records: Sequence[Mapping[str, Any]],
+        rejected: Sequence[Mapping[str, Any]],
+        position: Position,
+        counts: Mapping[str, int],
+    ) -> None:
+        """Write a block, see `ResumableOutput.append`."""
+        ...
+
+    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+        """End the output, see `ResumableOutput.finish`."""
+        ...
+
+
+class ResumableOutput:
+    """An output that appends blocks; `open_output` makes it.
+
+    Attributes:
+        mark: State after the last block.
+    """
+
+    def __init__(self, paths: Paths, journal: BinaryIO, mark: Mark) -> None:
+        self._paths = paths
+        self._journal = journal
+        self.mark = mark
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        if not mark.is_complete:
+            self._files = (
+                _open_at(paths.partial, mark.output_bytes),
+                _open_at(paths.rejected_partial, mark.rejected_bytes),
+            )
+
+    def append(
+        self,
+        *,
+        records: Sequence[Mapping[str, Any]],
+        rejected: Sequence[Mapping[str, Any]],
+        position: Position,
+        counts: Mapping[str, int],
+    ) -> None:
+        """Write a block; once this returns, the block is never computed again.
+
+        Args:
+            records: Records for the output.
+            rejected: Records for the file of rejected records.
+            position: Position after the block.
+            counts: Counts of all blocks so far.
+
+        Raises:
+            DataError: The disk is full or no longer there.
+        """
+        if self._files is None:
+            raise RuntimeError("the output is complete")
+        try:
+            for file, items in zip(self._files, (records, rejected), strict=True):
+                _write(file, items)
+            sizes = [file.tell() for file in self._files]
+            self._write_mark(
+                Mark(position=position, counts=dict(counts), output_bytes=sizes[0], rejected_bytes=sizes[1])
+            )
+        except OSError as error:
+            raise _unwritable(self._paths.output, error) from None
+
+    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+        """Move the whole output into place; if the process is killed meanwhile, the next run does it again.
+
+        Args:
+            convert: Function that converts the lines of the file at its first argument into a file at its second.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        paths = self._paths
+        try:
+            if not self.mark.is_complete:
+                self._write_mark(replace(self.mark, is_complete=True))
+            self.close()
+            if paths.rejected_partial.exists():
+                _move(paths.rejected_partial, paths.rejected, keep=self.mark.rejected_bytes > 0)
+            if paths.partial.exists():
+                if convert is not None:
+                    convert(paths.partial, paths.converted)
+                    _sync(paths.converted)
+                    paths.converted.replace(paths.output)
+                    paths.partial.unlink()
+                else:
+                    paths.partial.replace(paths.output)
+            paths.journal.unlink()
+        except OSError as error:
+            raise _unwritable(paths.output, error) from None
+
+    def close(self) -> None:
+        """Close the files; unfinished output stays for another run."""
+        for file in self._files or ():
+            with suppress(OSError):  # bytes that a full disk did not take are beyond the mark
+                file.close()
+        self._files = None
+
+    def _write_mark(self, mark: Mark) -> None:
+        _write(self._journal, [asdict(mark)])
+        self.mark = mark
+
+
+@contextmanager
+def open_output(output: Path, *, settings: Settings, resume: bool) -> Iterator[ResumableOutput]:
+    """Begin an output, or continue one.
+
+    Args:
+        output: File to write; its folder is created if necessary.
+        settings: Settings that determine its bytes, by the names that users know.
+        resume: Whether to continue an interrupted run, if there is one; otherwise its unfinished output is removed.
+
+    Raises:
+        ConfigError: The interrupted run had other settings, or another process is writing the output.
+        DataError: The output cannot be written, or the files of the interrupted run are incomplete.
+    """
+    paths = Paths(output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        journal = open_appending(paths.journal)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+    try:
+        _lock(journal, output)
+        mark = _read_journal(journal, settings) if resume else None
+        opened = ResumableOutput(paths, journal, mark or _begin(paths, journal, settings))
+        try:
+            yield opened
+        finally:
+            opened.close()
+            if not paths.has_unfinished():  # no block is on disk
+                paths.discard_unfinished()
+    finally:
+        with suppress(OSError):
+            journal.close()
+
+
+def _begin(paths: Paths, journal: BinaryIO, settings: Settings) -> Mark:
+    journal.truncate(0)
+    for path in (paths.partial, paths.rejected_partial, paths.converted):
+        path.unlink(missing_ok=True)
+    _write(journal, [{"settings": dict(settings)}])
+    return Mark()
+
+
+def _read_journal(journal: BinaryIO, settings: Settings) -> Mark | None:
+    """Return the last finished block, and cut off what was written after it; None where no block is finished."""
+    journal.seek(0)
+    whole, mark, had = 0, None, None
+    for line in journal:
+        if not line.endswith(b"\n"):
+            break
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if had is None:
+            had = entry["settings"]
+        else:
+            mark = Mark(**entry | {"position": Position(**entry["position"])})
+        whole += len(line)
+    if had is None or mark is None:
+        return None
+    _check_settings(had, dict(settings))
+    journal.truncate(whole)
+    return mark
+
+
+def _check_settings(had: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in had | now:
+        if had.get(name) != now.get(name):
+            raise ConfigError(
+                f"--resume: the interrupted run had {name} {had.get(name)!r}, this one has {now.get(name)!r}; give "
+                "what it had, or --overwrite to begin again"
+            )
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Return a fingerprint of a folder of weights, from names, sizes, and the ends of each file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_PIECE))
+                file.seek(max(_PIECE, size - _PIECE))
+                digest.update(file.read(_PIECE))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); check it and its permissions") from None
+    return digest.hexdigest()[:16]
+
+
+def _lock(journal: BinaryIO, output: Path) -> None:
+    """Keep other processes from the same output; the system releases the lock when this one ends or is killed."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"--output: another process is writing {output}; wait for it, or choose another file"
+        ) from None
+
+
+def _open_at(path: Path, size: int) -> BinaryIO:
+    """Open a file for appending, truncated to a given size.
+
+    Raises:
+        DataError: it is shorter, or cannot be written.
+    """
+    try:
+        file = open_appending(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if (there := file.tell()) < size:
+        file.close()
+        raise DataError(f"{path}: {there} bytes are left of {size} finished ones; --overwrite begins again")
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _write(file: BinaryIO, items: Sequence[Mapping[str, Any]]) -> None:
+    """Append JSON Lines and flush them to the disk."""
+    if items:
+        file.write(b"".join(json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n" for item in items))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move(source: Path, target: Path, *, keep: bool) -> None:
+    """Move a file into place; an empty one is deleted, and so is an older file at that place."""
+    if keep:
+        source.replace(target)
+    else:
+        target.unlink(missing_ok=True)
+        source.unlink()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _add(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    if error.errno in _NOT_HERE:
+        return DataError(f"{path}: cannot be written ({error.strerror}); choose another place")
+    return DataError(
+        f"{path}: cannot be written ({error.strerror}); what is finished is kept: make room and use --resume"
+    )

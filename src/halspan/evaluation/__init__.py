@@ -1,0 +1,1 @@
+"""Evaluation: tuning, figures, ensembles and baselines."""

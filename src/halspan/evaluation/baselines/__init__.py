@@ -1,0 +1,1 @@
+"""Baselines: predictors that see only text, and models that were not fine-tuned."""

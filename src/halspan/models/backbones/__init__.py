@@ -1,0 +1,1 @@
+"""Backbones: families of vision-language models, their checkpoints and their processors."""

@@ -1,0 +1,1 @@
+"""The folder of an exported detector: written, checked, and loaded."""

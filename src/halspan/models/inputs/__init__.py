@@ -1,0 +1,1 @@
+"""Inputs of a detector: encoded captions, batches, and attention masks."""

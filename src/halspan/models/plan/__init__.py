@@ -1,0 +1,1 @@
+"""Device memory that a detector needs, computed before anything is loaded."""

@@ -1,0 +1,124 @@
+"""Device memory that training a detector needs, computed before anything is loaded."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from halspan.core.taxonomy import HALLUCINATION_TYPES
+from halspan.models.backbones.components import quantisable
+from halspan.models.model_spec import ModelSpec
+from halspan.models.plan.activations import Activations, PassSize, estimate_activations
+from halspan.models.plan.inventory import Quantise, Weights, measure, take_inventory
+from halspan.models.plan.skeleton import Skeleton, build_skeleton
+
+__all__ = ["PassSize", "Plan", "make_plan"]
+
+_TRAINED = ("adapters", "heads")
+_WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
+_MOMENTS = 2  # moments of AdamW, in the dtype of the weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The memory of one device while a detector trains on it, in bytes.
+
+    Attributes:
+        weights: Frozen weights by component and dtype, then adapters and heads.
+        naive_weights: The same after a plain bitsandbytes load, with only linear layers in 4 bits: routed experts are
+            not linear layers and stay in 16 bits.
+        trained: Bytes of adapters and heads; their gradients take the same again, and AdamW's two moments twice that.
+        activations: Activations of one pass.
+        dequantised: Bytes of 4-bit weights while an operation reads them in `model.dtype`: all experts of one layer, or
+            the largest linear layer.
+        naive_dequantised: The same for the plain load.
+        skeleton: Detector that was counted.
+    """
+
+    weights: tuple[Weights, ...]
+    naive_weights: tuple[Weights, ...]
+    trained: int
+    activations: Activations
+    dequantised: int
+    naive_dequantised: int
+    skeleton: Skeleton
+
+    @property
+    def frozen(self) -> int:
+        """Return the bytes of the backbone."""
+        return _frozen(self.weights)
+
+    @property
+    def naive_frozen(self) -> int:
+        """Return the bytes of the backbone after a plain 4-bit load."""
+        return _frozen(self.naive_weights)
+
+    @property
+    def moments(self) -> int:
+        """Return the bytes of AdamW's moments."""
+        return _MOMENTS * self.trained
+
+    @property
+    def peak(self) -> int:
+        """Return the bytes of everything together."""
+        return self.frozen + self.dequantised + self._in_training
+
+    @property
+    def naive_peak(self) -> int:
+        """Return the bytes of everything together after a plain 4-bit load."""
+        return self.naive_frozen + self.naive_dequantised + self._in_training
+
+    @property
+    def _in_training(self) -> int:
+        return self.trained + self.trained + self.moments + self.activations.total  # twice, for the gradients
+
+
+def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> Plan:
+    """Plan the memory that training takes.
+
+    Only the configuration of the backbone is read. LoRA targets are checked.
+
+    Args:
+        spec: Spec of the detector.
+        size: Size of a pass on one device.
+        like: Another plan, whose skeleton is used again if it fits.
+
+    Raises:
+        ModelError: The backbone does not exist, it is not a vision-language model, or a LoRA target matches nothing.
+    """
+    again = like if like is not None and like.skeleton.suits(spec) else None
+    skeleton = _build(spec) if again is None else again.skeleton
+    quantise: Quantise = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
+    return Plan(
+        weights=tuple(take_inventory(skeleton.detector, quantise=quantise)),
+        naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
+        trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
+        activations=estimate_activations(skeleton, spec, size),
+        dequantised=_dequantised(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
+        naive_dequantised=_dequantised(skeleton, experts=False) * _WIDTHS["bfloat16"],
+        skeleton=skeleton,
+    )
+
+
+def _build(spec: ModelSpec) -> Skeleton:
+    return build_skeleton(spec, n_types=len(HALLUCINATION_TYPES))  # another taxonomy changes only a few numbers
+
+
+def _naive_weights(skeleton: Skeleton) -> tuple[Weights, ...]:
+    """Return the weights with 4 bits only in linear layers of the language tower, and 16 bits elsewhere."""
+    in_16_bit = replace(skeleton.spec, dtype="bfloat16")
+    naive = skeleton if skeleton.suits(in_16_bit) else _build(in_16_bit)
+    return tuple(take_inventory(naive.detector, quantise="linear layers"))
+
+
+def _frozen(weights: tuple[Weights, ...]) -> int:
+    return sum(part.bytes for part in weights if part.component not in _TRAINED)
+
+
+def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
+    """Return the bytes of the largest 4-bit weights that are dequantized at the same time."""
+    backbone, family = skeleton.detector.backbone, skeleton.family
+    paths = quantisable(backbone, family, experts=experts)
+    together: dict[str, int] = defaultdict(int)
+    for path, weights in measure(backbone, family).items():
+        if path in paths:
+            together[path.rpartition(".")[0]] += weights.parameters  # the experts of a layer are in one module
+    return max(together.values(), default=0)

@@ -1,0 +1,1 @@
+"""Tiny models, detectors and corpora that tests share: halspan's own, its experiments', and those of extensions."""
