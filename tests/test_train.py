@@ -337,6 +337,7 @@ def test_figures_are_those_of_the_held_out_generator_beside_blind_and_image_blin
         "backbone": "builtin:llama4-tiny",
         "family": "llama",
         "random_weights": True,
+        "scoring": {"dtype": "float32", "window": "overlapping"},
     }
 
 

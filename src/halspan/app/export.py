@@ -35,10 +35,10 @@ def export(config: DictConfig) -> None:
     set_up_logging()
     configure.require_values(config)
     _check_values(config)
-    from halspan.app.exporting import write_detector  # imports torch
-
     with _new_folder(Path(config.to), overwrite=config.overwrite) as folder:
         run = FinishedRun.read(Path(config.run), config)
+        from halspan.app.exporting import write_detector  # imports torch: what is wrong is said before
+
         check = write_detector(run, folder, config)
     kind = "merged" if config.merge else "adapters"
     open_console().print(
