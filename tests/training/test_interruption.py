@@ -134,7 +134,7 @@ def test_a_signal_while_a_run_is_judged_says_how_to_go_on(corpus, tmp_path):
 
 
 def test_two_processes_do_not_write_into_one_run(corpus, tmp_path):
-    first = start(*overrides(corpus), f"run_dir={tmp_path}")
+    first = start(*overrides(corpus), f"run_dir={tmp_path}", "trainer.max_steps=100000")  # it is killed
     while not trains(tmp_path)():
         time.sleep(0.02)
     for arguments in ([], ["overwrite=true"], ["resume=true"]):
