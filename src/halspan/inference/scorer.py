@@ -2,8 +2,7 @@
 
 Texts that do not fit the backbone's window are read in overlapping windows (see `halspan.inference.windows`). Forward
 passes are filled up to a number of tokens. The backbone computes in the precision of its stored weights, whatever
-precision it was trained with. In float32, other texts in the same pass change P(incorrect) only by rounding
-(`benchmarks/RESULTS.md`).
+precision it was trained with. In float32, other texts in the same pass change P(incorrect) only by rounding.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
