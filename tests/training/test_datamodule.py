@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from halspan.core.captions import Caption, Sentence, Span
 from halspan.data.rows import Row
@@ -21,8 +22,8 @@ def rows(n):
     ]
 
 
-def steps(first=0, last=9, share=slice(None), seed=1, n=10):
-    return list(StepRows(rows(n), rows_per_batch=4, seed=seed, steps=range(first, last), share=share))
+def steps(first=0, last=9, seed=1, lengths=(5,) * 10, **device):
+    return list(StepRows(lengths, rows_per_batch=4, seed=seed, steps=range(first, last), **device))
 
 
 def test_each_epoch_takes_every_row_once_in_another_order():
@@ -41,30 +42,27 @@ def test_the_order_depends_on_the_seed():
     assert steps(seed=1) != steps(seed=2)
 
 
-def test_devices_share_the_rows_of_each_global_batch():
-    whole, first, second = (steps(share=share) for share in (slice(None), slice(0, None, 2), slice(1, None, 2)))
-    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
+@pytest.mark.parametrize("devices", [2, 3, 5])
+def test_devices_share_the_rows_of_each_global_batch(devices):
+    lengths = [7, 3, 9, 30, 2, 2, 8, 4, 1, 6]
+    whole = steps(lengths=lengths)
+    shares = zip(*(steps(lengths=lengths, device=device, devices=devices) for device in range(devices)), strict=True)
+    assert [sorted(row for part in parts for row in part) for parts in shares] == [sorted(batch) for batch in whole]
 
 
 def test_the_length_counts_all_steps_of_the_run():
-    assert len(StepRows(rows(10), rows_per_batch=4, seed=1, steps=range(5, 9), share=slice(None))) == 9
+    assert len(StepRows([1] * 10, rows_per_batch=4, seed=1, steps=range(5, 9))) == 9
 
 
 def test_a_device_without_rows_takes_part_with_one_that_counts_nowhere():
     from halspan.training.datamodule import _Passes
 
-    ((row,),) = _Passes(rows(2), encode=tuple, rows_per_pass=None)[[]]
+    (row,) = _Passes(rows(2), encode=lambda rows, tokens_per_pass: rows, limit=torch.tensor(9))[[]]
     assert [sentence.target for sentence in row.captions[0].sentences] == [None]
     assert row.captions[0].spans == ()
 
 
-def test_a_batch_is_cut_into_passes():
-    from halspan.training.datamodule import _Passes
-
-    passes = _Passes(rows(5), encode=len, rows_per_pass=2)[range(5)]
-    assert passes == (2, 2, 1)
-
-
 def test_it_works_inside_a_trainer_only():
+    data = RowData(train=rows(1), val=rows(1), lengths=([5], [5]), encode=tuple, spec=None, tokens_per_pass=9, seed=0)
     with pytest.raises(RuntimeError, match="inside a Trainer"):
-        RowData(train=rows(1), val=rows(1), encode=tuple, spec=None, seed=0).train_dataloader()
+        data.val_dataloader()
