@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from halspan.core.captions import Caption, Sentence, Span
-from halspan.data.rows import Row
+from halspan.data.rows import Row, batches
+from halspan.models.inputs.packing import fill
 from halspan.training.datamodule import RowData, StepRows
 
 
@@ -66,3 +68,39 @@ def test_it_works_inside_a_trainer_only():
     data = RowData(train=rows(1), val=rows(1), lengths=([5], [5]), encode=tuple, spec=None, tokens_per_pass=9, seed=0)
     with pytest.raises(RuntimeError, match="inside a Trainer"):
         data.val_dataloader()
+
+
+SENTENCES_AND_WORDS = {  # means per image and per sentence: AlignBench, table 2 (arXiv 2511.20515)
+    "CogVLM": (3.7, 15.9),
+    "GPT4o": (6.4, 14.7),
+    "ShareGPT": (8.8, 18.3),
+    "Llama-4": (7.4, 19.4),
+    "LLaVA-1.6": (6.9, 17.4),
+    "Qwen-2": (7.9, 17.3),
+}
+
+
+def lines_as_long_as_alignbench(prompt: int, n_images: int = 1500) -> list[int]:
+    """Draw the tokens of lines: a prompt, and a caption of each captioner, or one about a painted image."""
+    random = np.random.default_rng(0)
+    lines = []
+    for number in range(n_images):
+        painted = number % 2
+        means = [(2.4 + number % 2, 22.7)] if painted else SENTENCES_AND_WORDS.values()
+        words = [random.normal(mean, 6, 1 + random.poisson(n - 1)).clip(3).sum() for n, mean in means]
+        lines.append(prompt + int(1.3 * sum(words)))
+    return lines
+
+
+@pytest.mark.parametrize("prompt", [64, 616, 1500])
+@pytest.mark.parametrize("tokens_per_pass", [4096, 16384, 10**9])
+def test_padding_is_below_five_percent_at_the_lengths_of_alignbench(prompt, tokens_per_pass):
+    lines = lines_as_long_as_alignbench(prompt)
+    n_tokens = n_padded = 0
+    for step in batches(lines, rows_per_batch=16, seed=0, epoch=0):
+        lengths = [lines[row] for row in step]
+        for members in fill(lengths, tokens_per_pass):
+            n_tokens += sum(lengths[line] for line in members)
+            n_padded += max(lengths[line] for line in members) * len(members)
+    assert n_tokens == sum(lines)
+    assert 1 - n_tokens / n_padded < 0.05

@@ -11,7 +11,7 @@ from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
 
 # Number of batches in a pool of random rows, in which rows of similar length share a batch.
-POOL_BATCHES = 8
+POOL_BATCHES = 32
 
 
 @dataclass(frozen=True, slots=True)
