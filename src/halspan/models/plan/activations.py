@@ -86,7 +86,7 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     scores = heads * line * (4 if step == 4 else 6) if spec.attention == "eager" else 0
     layers = [
         tokens * (_bytes_per_token([layer], spec, heads, step) + scores) + _copies(layer, spec, size, step)
-        for layer in _layers(skeleton.decoder)
+        for layer in decoder_layers(skeleton.decoder)
     ]
     state = tokens * text.hidden_size * (2 if spec.dtype == "bfloat16" else _FLOAT32)
     if spec.lora is None:
@@ -125,7 +125,7 @@ def _kept_by_heads(skeleton: Skeleton) -> int:
     return int(n_bytes // (_HEAD_TOKENS * hidden * _FLOAT32))
 
 
-def _layers(decoder: nn.Module) -> Sequence[nn.Module]:
+def decoder_layers(decoder: nn.Module) -> Sequence[nn.Module]:
     """Return the decoder's layers, which are its longest list of modules."""
     return max((list(module) for module in decoder.modules() if isinstance(module, nn.ModuleList)), key=len)
 
