@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -229,6 +230,15 @@ class SpanDetector(nn.Module):
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
             )
         return this
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to the weights they adapt, so that a pass costs no more than the backbone's own.
+
+        Scores change by rounding. This is for scoring alone: the adapters stay, but training them has no effect.
+        """
+        layers = [module for module in self.modules() if isinstance(module, BaseTunerLayer)]
+        if any(not layer.merged for layer in layers):
+            self.backbone.merge_adapter()
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
