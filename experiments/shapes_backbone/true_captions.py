@@ -94,12 +94,13 @@ def worded(
     """Yield true sentences in random styles, each with its statement and the characters of each of its slots."""
     for statement in select_statements(scene, kinds, count, rng):
         style, pattern = rng.choice(GENERATORS).style, rng.getrandbits(32)
-        spans, sentence = {}, ""
+        spans, sentence = dict[str, tuple[int, int]](), ""
         for slot in SLOTS[statement.kind]:
             if slot in statement.slots:
                 marked = replace(statement, wrong=(slot,))  # wording then tells where it is; nothing becomes wrong
                 sentence, span = word(marked, style, random.Random(pattern))
-                spans[slot] = span
+                if span is not None:  # this wording names the slot
+                    spans[slot] = span
         yield statement, sentence, spans
 
 
