@@ -481,6 +481,15 @@ def test_help_comes_within_a_second_and_names_groups_and_keys():
     assert min(seconds) < 3  # the bound is 1 s on an idle machine: benchmarks/ measure it
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export.py"])
+def test_help_imports_nothing_heavy(script):
+    command = [sys.executable, "-X", "importtime", ROOT / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert {"hydra", "halspan"} <= imported
+    assert not imported & {"torch", "transformers", "pydantic", "numpy", "PIL", "pytorch_lightning", "huggingface_hub"}
+
+
 def test_help_shows_the_values_of_its_command_line():
     help_ = call("train.py", "experiment=chocolate", "trainer.max_epochs=7", "--help").stdout
     assert "* chocolate" in help_

@@ -14,9 +14,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from halspan import console
 from halspan.app.configuration import help as usage
 from halspan.app.configuration.arguments import add_conf_folders, choose_experiment, quote_values
-from halspan.app.configuration.configure import first_line
 from halspan.core.checks import suggest
-from halspan.core.errors import ConfigError, HalspanError
+from halspan.core.errors import ConfigError, HalspanError, first_lines
 from halspan.core.process import keep_threads_from_spinning
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.rundir import is_first_process
@@ -83,4 +82,4 @@ def _explain_composition(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         options = [str(name) for name in cause.parent_node or () if name not in ("hydra", "_target_")]
         return f"{cause.full_key}: unknown key; {suggest(str(cause.key), options)}"
-    return first_line(error)
+    return first_lines(error)

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
-from halspan.app.entry import report_error, run_entry, set_up_logging
+from halspan.app.entry import report_error, set_up_logging
 from halspan.app.finished_run import FinishedRun
 from halspan.console import open_console
 from halspan.core.errors import ConfigError, HalspanError
@@ -77,8 +76,3 @@ def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def run_command() -> NoReturn:
-    """Export from the command line of this process."""
-    run_entry(main, "export")
