@@ -592,12 +592,16 @@ def test_a_folder_that_hides_a_backbone_of_the_hub_is_not_taken_for_it(of_hub, t
         Detector.from_pretrained(tmp_path / "out", device="cpu")
 
 
-def test_importing_halspan_imports_no_torch_and_predicting_nothing_of_training():
-    script = (
-        "import sys, halspan; assert 'torch' not in sys.modules; halspan.Detector; "
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+@pytest.fixture(scope="module")
+def imported() -> set[str]:
+    """All modules that `from halspan import Detector` imports."""
+    script = "import sys, halspan; assert 'torch' not in sys.modules; from halspan import Detector; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_halspan_imports_no_torch_and_the_detector_nothing_of_training(imported):
+    loaded = {name.partition(".")[0] for name in imported}
     training = {
         "pytorch_lightning",
         "lightning",
@@ -609,7 +613,17 @@ def test_importing_halspan_imports_no_torch_and_predicting_nothing_of_training()
         "matplotlib",
     }
     assert "torch" in loaded
-    assert not training & set(loaded)
+    assert not training & loaded
+    assert not any(name.startswith(("halspan.training", "halspan.app", "halspan.evaluation")) for name in imported)
+
+
+def test_importing_the_detector_imports_no_code_of_4_bits_adapters_and_experts(imported):
+    assert "halspan.models.detector" in imported
+    assert not {"peft", "bitsandbytes"} & imported
+    ours = {"lora", "backbones.quantize", "backbones.experts", "backbones.llama4_images", "backbones.tiny"}
+    assert not {f"halspan.models.{name}" for name in ours} & imported
+    assert not any(name.startswith(("halspan.models.private.", "transformers.models.llama4")) for name in imported)
+    assert "transformers.quantizers" not in imported
 
 
 def test_the_package_has_no_other_lazy_names():

@@ -20,8 +20,9 @@ from halspan.core.errors import ModelError
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.load import load_detector
 from halspan.models.folder.record import DETECTOR, DetectorRecord, model_record
-from halspan.models.folder.write import HEADS, Written, adapter_tensors, head_tensors, identify_backbone, write_weights
+from halspan.models.folder.write import HEADS, Written, head_tensors, identify_backbone, write_weights
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.lora import adapter_tensors
 from halspan.models.model_spec import LoraSpec
 from halspan.testing.tiny_families import PROMPTS, save_tiny
 from halspan.testing.tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker

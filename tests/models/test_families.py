@@ -20,9 +20,8 @@ from halspan.core.captions import Span
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
-from halspan.models.backbones.components import plain_path, quantisable
+from halspan.models.backbones.components import plain_path, quantisable, state_of
 from halspan.models.backbones.families import FAMILIES
-from halspan.models.backbones.quantize import state_of
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.context import PADDING
 from halspan.models.inputs.encoding import Batch, RowEncoder, render_prompt

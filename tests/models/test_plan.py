@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from halspan.core.errors import ModelError
+from halspan.models.backbones.components import nf4_bytes
 from halspan.models.backbones.families import family_of
-from halspan.models.backbones.quantize import nf4_bytes
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.plan import skeleton as skeleton_module

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.components import plain_path, state_of
 from halspan.models.backbones.families import FAMILIES
 from halspan.models.backbones.loading import load_backbone
-from halspan.models.backbones.quantize import Dequantize, quantize, state_of
+from halspan.models.backbones.quantize import Dequantize, quantize
 from halspan.models.backbones.shards import StoredTensor
 from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.models.lora import add_lora
@@ -177,7 +177,9 @@ def test_a_narrow_matrix_is_an_error_before_any_weight_is_read(tmp_path: Path, m
 
 
 def test_bitsandbytes_missing_is_an_error_that_says_what_to_install(make_llama4_spec: MakeSpec, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for name in ("bitsandbytes", "bitsandbytes.functional"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "halspan.models.backbones.quantize")  # it imports bitsandbytes at its top
     with pytest.raises(
         ModelError, match=r"needs bitsandbytes, .*pip install 'halspan\[train\]', or set model.quantize"
     ):

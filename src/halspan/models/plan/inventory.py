@@ -8,9 +8,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import COMPONENTS, component_of, plain_path, quantisable
+from halspan.models.backbones.components import (
+    COMPONENTS,
+    component_of,
+    nf4_bytes,
+    plain_path,
+    quantisable,
+    state_of,
+)
 from halspan.models.backbones.families import Family
-from halspan.models.backbones.quantize import nf4_bytes, state_of
 
 NF4 = "nf4"
 
