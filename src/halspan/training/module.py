@@ -21,6 +21,7 @@ from halspan.models.detector import SpanDetector
 from halspan.models.inputs.batch import Batch
 from halspan.training.checkpoints import read_checkpoint
 from halspan.training.optimizer import build_optimizer
+from halspan.training.private_lightning import count_steps_as
 from halspan.training.run_spec import OptimizerSpec
 
 _PREFIX = "detector."
@@ -77,7 +78,7 @@ class DetectorModule(pl.LightningModule):
     @override
     def on_train_batch_start(self, batch: Sequence[Batch], batch_idx: int) -> None:
         """Let curves count the steps that were taken; Lightning forgets one where a finished run is made longer."""
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+        count_steps_as(self.trainer, self.trainer.global_step)
 
     @override
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
