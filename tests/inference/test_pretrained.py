@@ -569,7 +569,7 @@ def test_a_backbone_of_the_hub_is_named_by_its_commit_and_stays_where_it_is(cach
     record = json.loads((tmp_path / "out" / "detector.json").read_text())["backbone"]
     assert (record["name"], record["commit"], record["folder"]) == ("someone/backbone", "c" * 40, None)
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "c" * 40
-    assert 'base_model: "someone/backbone"' in (tmp_path / "out" / "README.md").read_text()
+    assert "base_model: someone/backbone\n" in (tmp_path / "out" / "README.md").read_text()
     newer = cache.parent / "models--someone--backbone" / "snapshots" / ("d" * 40)
     save_tiny_llama4(newer, seed=1)
     (newer.parent.parent / "refs" / "main").write_text("d" * 40)
