@@ -131,21 +131,14 @@ def download(
     ] = None,
     format_: FormatOption = AUTO,
     max_mib: Annotated[int, typer.Option(min=1, help="Refuse an image of more MiB than this.")] = 50,
-    connections: Annotated[int, typer.Option(min=1, help="Downloads at once.")] = 16,
-    per_host: Annotated[int, typer.Option(min=1, help="Downloads at once from one host.")] = 4,
-    retries: Annotated[
-        int, typer.Option(min=0, help="Further tries after silence, a broken connection, or status 429 or 5xx.")
-    ] = 3,
-    retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="Ask again for what an earlier run found dead or refused.")
-    ] = False,
+    per_host: Annotated[int, typer.Option(min=1, max=16, help="Downloads at once from one host.")] = 4,
 ) -> None:
     """Fetch the images that a corpus only links to; a second call continues where the first stopped.
 
     Takes `image_url` of AlignBench's columns and `image` of canonical JSON
     Lines. Every image is decoded before it is kept;
-    `downloaded/manifest.jsonl` has the outcome of each address. An address
-    without an answer in two runs is dead. Exit status: 0 if all are there or
+    `downloaded/manifest.jsonl` has the outcome of each address; remove it to
+    ask again for what is dead or refused. Exit status: 0 if all are there or
     dead, 1 if some were refused or gave no answer, 130 if interrupted.
 
     Examples:
@@ -160,10 +153,7 @@ def download(
     downloader = Downloader(
         images=folder,
         limits=Limits(max_bytes=max_mib * 2**20),
-        connections=connections,
         per_host=per_host,
-        retries=retries,
-        retry_dead=retry_dead,
     )
     raise typer.Exit(fetch_images(file, name, downloader))
 
