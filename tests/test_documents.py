@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import ROOT
 
-from halspan.app.configuration.specs import FORMER
+from halspan.app.configuration import former_names
 
 WIDTH = 100
 PACKAGE = ROOT / "src" / "halspan"
@@ -97,7 +97,8 @@ def test_every_file_of_the_example_package_stands_in_a_guide():
 
 def test_old_names_in_configurations_are_listed_with_what_they_are_called_now():
     text = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
-    assert [old for old, now in FORMER.items() if f"| `{old}` | `{now}` |" not in text] == []
+    names = former_names.SPECS | former_names.TYPED
+    assert [old for old, now in names.items() if f"| `{old}` | `{now}` |" not in text] == []
 
 
 def test_old_modules_are_called_what_is_there():
