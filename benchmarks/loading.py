@@ -97,7 +97,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     from halspan.models.plan.inventory import measure as measure_weights
 
     torch.set_num_threads(1)
-    load = {"halspan": load_quantised, "transformers": load_as_transformers}[way]
+    load = {"halspan": load_quantized, "transformers": load_as_transformers}[way]
     with tempfile.TemporaryDirectory() as tiny:
         save_tiny_llama4(Path(tiny))
         load(Path(tiny))  # what is imported on the way is no weight
@@ -112,7 +112,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     return {"bytes": n_bytes, "peak": peak - before, "seconds": seconds}
 
 
-def load_quantised(folder: Path) -> object:
+def load_quantized(folder: Path) -> object:
     """Load as halspan does."""
     from halspan.models.backbones.loading import load_backbone
     from halspan.models.model_spec import ModelSpec

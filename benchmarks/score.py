@@ -41,7 +41,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "a list": lambda record: dump([record]),
     "no text": lambda record: dump(record | {"text": ""}),
     "a sentence beyond the text": lambda record: dump(record | {"sentences": [{"start": 0, "end": 10**6}]}),
-    "a misspelt key": lambda record: dump(record | {"sentances": []}),
+    "a misspelled key": lambda record: dump(record | {"sentances": []}),
     "no image": lambda record: dump(record | {"image": "images/nowhere.png"}),
     "a damaged image": lambda record: dump(record | {"image": "broken.png"}),
     "an image that is text": lambda record: dump(

@@ -136,7 +136,7 @@ def test_stats_tabulates_each_generator(run, alignbench):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Nine captions of two generators, with a span off by one in each but the first, and one misspelt label."""
+    """Nine captions of two generators, with a span off by one in each but the first, and one misspelled label."""
     records = []
     for number in range(9):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -240,7 +240,7 @@ def test_what_was_converted_converts_to_itself(run, alignbench, tmp_path):
     assert first.read_text() == second.read_text()
 
 
-def test_a_chocolate_corpus_is_recognised_by_its_file(run, tmp_path):
+def test_a_chocolate_corpus_is_recognized_by_its_file(run, tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images" / "chart.png")
     record = {"sentences": ["Sales grew."], "labels": [[]], "model": "bard", "image_path": "chart.png", "_id": "1"}

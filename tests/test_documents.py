@@ -22,6 +22,22 @@ _TOPS = ("docs", "src", "conf", "experiments", "benchmarks", "tests", "checkpoin
 _CODE = re.compile(r"`([^`\n]+)`")
 _OURS = re.compile(r"[\w-]+(/[\w-]+)+\.(py|yaml|md|toml|css|js)")
 _INCLUDED = re.compile(r"```\{(?:literalinclude|include|image)\} (\S+)")
+_BRITISH = re.compile(
+    "colour|grey|centre|behaviour|neighbour|favour|label+led|label+ling|licence|judgement|misspelt|modelling|towards|"
+    "[a-z]{3}(?:al|im|in|gan|tor|mar|chron|ken|ogn|ant|der|ari)is(?:e|ed|es|ing|ation|able)\\b",
+    re.IGNORECASE,
+)
+_NOT_BRITISH = re.compile("aria-labelledby|rais(?:e|ed|es|ing)|promis|premise|aris(?:e|es|ing)|otherwise|comparis")
+_SPELLED = (".py", ".md", ".yaml", ".toml", ".j2", ".js", ".css", ".sh")
+BRITISH_WORDS_OF_THE_SHAPES_WORLD = {
+    "src/halspan/data/shapes/generators.py",
+    "src/halspan/data/shapes/language.py",
+    "src/halspan/data/shapes/render.py",
+    "src/halspan/data/shapes/scenes.py",
+    "tests/shapes/test_language.py",
+    "tests/shapes/test_world.py",
+    "README.md",
+}
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
@@ -107,3 +123,18 @@ def test_old_modules_are_called_what_is_there():
     assert len(names) > 50
     places = [PACKAGE / name.replace(".", "/") for name in names]
     assert [place for place in places if not (place.is_dir() or place.with_suffix(".py").is_file())] == []
+
+
+def test_words_are_spelled_in_the_american_way():
+    tops = ("src", "conf", "tests", "experiments", "benchmarks", "docs")
+    files = [file for top in tops for file in (ROOT / top).rglob("*") if file.suffix in _SPELLED]
+    files += [file for file in ROOT.iterdir() if file.suffix in _SPELLED]
+    files.remove(Path(__file__))
+    assert len(files) > 300
+    found = {
+        file.relative_to(ROOT).as_posix(): words
+        for file in files
+        if (words := _BRITISH.findall(_NOT_BRITISH.sub("", file.read_text(encoding="utf-8"))))
+    }
+    assert set(found) <= BRITISH_WORDS_OF_THE_SHAPES_WORLD, found
+    assert {word for words in found.values() for word in words} == {"centre", "grey"}

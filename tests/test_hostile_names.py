@@ -77,7 +77,7 @@ def command(capsys, monkeypatch):
     return command
 
 
-def test_a_judgement_shows_them_as_text_and_its_tables_hold_them_so(predictions, command, tmp_path):
+def test_a_judgment_shows_them_as_text_and_its_tables_hold_them_so(predictions, command, tmp_path):
     status, shown = command("judge", predictions, "--to", tmp_path)
     assert status == 0
     assert not STEERING.search(shown)

@@ -127,7 +127,7 @@ def image(change):
 def animate(path):
     from PIL import Image
 
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
 
 

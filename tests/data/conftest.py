@@ -23,7 +23,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def paint() -> Callable[..., Path]:
-    """Save a one-coloured picture: `paint(path, number)`; different numbers give different pictures."""
+    """Save a one-colored picture: `paint(path, number)`; different numbers give different pictures."""
 
     def paint(path: Path, number: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -203,13 +203,13 @@ def test_votes_against_the_label_are_counted_with_an_example(load, row):
     )
     assert corpus.notes["votes"] == {"against the label": 3}
     example = corpus.notes["examples"]["votes against the label"]
-    assert "halcap_bench.jsonl:1: n_incorrect: 3 of 3 votes, but the sentence is labelled correct" in example
+    assert "halcap_bench.jsonl:1: n_incorrect: 3 of 3 votes, but the sentence is labeled correct" in example
 
 
 MALFORMED = {
     "an unknown label": ({"annotation": "wrong"}, "annotation: 'wrong' is not possible; one of correct, incorrect"),
     "a label that is no text": ({"annotation": 1}, "annotation: 1 is an integer"),
-    "an unknown type": ({"error_type": "Colour"}, "error_type: 'Colour' is not possible; one of Attribute, Object"),
+    "an unknown type": ({"error_type": "Color"}, "error_type: 'Color' is not possible; one of Attribute, Object"),
     "words that are no text": ({"error_words": [3]}, "error_words: 3 in a list is an integer"),
     "an empty sentence": ({"caption": " "}, "caption: ' ' is empty"),
     "a position that is no number": ({"sentence_index": "first"}, "sentence_index: 'first' is a string, not a count"),

@@ -66,7 +66,7 @@ def test_a_curly_apostrophe_ends_a_word():
     [
         ("A sign reads ‘Castro’.", "'Castro'", "‘Castro’"),
         ('A sign reads "Castro".', "“Castro”", '"Castro"'),
-        ("The fence post is grey.", "the fence  post", "The fence post"),
+        ("The fence post is gray.", "the fence  post", "The fence post"),
         ("On  the\nleft side.", "on the left", "On  the\nleft"),
         ("A deep–dish pizza.", "deep-dish", "deep–dish"),
         ("A cafe\u0301 at night.", "caf\u00e9", "cafe\u0301"),

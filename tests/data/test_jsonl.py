@@ -59,8 +59,8 @@ def test_the_taxonomy_is_alignbenchs_where_it_holds_every_type(corpus_file):
 
 
 def test_other_types_make_a_taxonomy_of_their_own(corpus_file, write_lines, record):
-    write_lines(corpus_file, [record(spans=[{"start": 0, "end": 1, "type": "Colour"}])])
-    assert JsonLines(path=corpus_file).load().taxonomy == ("Colour", "Object")
+    write_lines(corpus_file, [record(spans=[{"start": 0, "end": 1, "type": "Color"}])])
+    assert JsonLines(path=corpus_file).load().taxonomy == ("Color", "Object")
 
 
 MALFORMED = {

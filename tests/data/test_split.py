@@ -101,7 +101,7 @@ def test_a_name_that_matches_nothing_lists_what_there_is(corpus, key, name):
         Split(**{key: (name,)}).apply(corpus)
 
 
-def test_a_misspelt_name_is_asked_about(corpus):
+def test_a_misspelled_name_is_asked_about(corpus):
     with pytest.raises(DataError, match="matches no generator; did you mean direction:text_to_image"):
         Split(held_out=("Direction:text_to_images",)).apply(corpus)
 

@@ -156,8 +156,8 @@ def test_an_image_may_come_in_any_form(detector, tmp_path):
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), image, pixels(), raw, bytearray(raw), memoryview(raw)]
     predictions = [detector.predict(form, TEXT) for form in forms]
     assert all(prediction == predictions[0] for prediction in predictions)
-    grey = [pixels()[:, :, 0], pixels()[:, :, :1], Image.fromarray(pixels()[:, :, 0])]
-    predictions = [detector.predict(form, TEXT) for form in grey]
+    gray = [pixels()[:, :, 0], pixels()[:, :, :1], Image.fromarray(pixels()[:, :, 0])]
+    predictions = [detector.predict(form, TEXT) for form in gray]
     assert all(prediction == predictions[0] for prediction in predictions)
 
 

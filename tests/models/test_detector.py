@@ -149,7 +149,7 @@ def test_heads_stay_in_float32_in_lower_precision(make_spec: MakeSpec, dtype, au
         assert_same(left, right, within=0.15)  # bfloat16 keeps 8 bits; measured 0.06
 
 
-def labelled() -> tuple[Caption, ...]:
+def labeled() -> tuple[Caption, ...]:
     """Give captions that every term of the loss has something to say about."""
     marked = make_caption("A red cat sat.", label="incorrect", spans=(Span(2, 5, "Attribute"),))
     weak = make_caption("A dog sits.", label="incorrect")
@@ -158,7 +158,7 @@ def labelled() -> tuple[Caption, ...]:
 
 
 def backward(detector: SpanDetector, encoder: RowEncoder) -> None:
-    batch = encode(encoder, labelled())
+    batch = encode(encoder, labeled())
     assert batch.targets is not None
     weights = LossWeights()
     combine(loss_terms(detector(batch), batch.targets, weights), weights).backward()

@@ -57,7 +57,7 @@ def test_a_shard_that_ends_early_is_an_error_before_any_weight_is_read(sharded: 
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_weights_of_a_quantised_type_are_an_error_that_names_them(sharded: Path, make_llama4_spec: MakeSpec, dtype):
+def test_weights_of_a_quantized_type_are_an_error_that_names_them(sharded: Path, make_llama4_spec: MakeSpec, dtype):
     file = sharded / "model-00001.safetensors"
     weights = load_file(file)
     name = next(iter(weights))

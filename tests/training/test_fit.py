@@ -45,7 +45,7 @@ def test_checkpoints_hold_only_what_was_trained_and_load_as_weights_only(whole):
     names = checkpoint["state_dict"]
     assert names
     assert all("lora_" in name or name.startswith(("detector.token_", "detector.sentence_")) for name in names)
-    assert (whole / "best.ckpt").stat().st_size < 500_000  # all parameters are 1.9 MB, without the optimiser's state
+    assert (whole / "best.ckpt").stat().st_size < 500_000  # all parameters are 1.9 MB, without the optimizer's state
 
 
 def test_the_same_run_twice_gives_the_same_weights_and_figures(corpus, whole, tmp_path):

@@ -66,7 +66,7 @@ def check(
 
     An error is something that cannot be used; exit status 1 if there is one.
     A warning is something that can be used, but is probably a mistake:
-    a span off by one, a misspelt type, text that no sentence covers, ...
+    a span off by one, a misspelled type, text that no sentence covers, ...
 
     Examples:
       halspan data check captions.jsonl

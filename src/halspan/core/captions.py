@@ -89,7 +89,7 @@ class Sentence:
     Attributes:
         start: First character, counted from 0.
         end: The character after the last one.
-        label: Label; None where the sentence is unlabelled.
+        label: Label; None where the sentence is unlabeled.
         types: Types of hallucination of the sentence as a whole; none, one or several.
         votes: The annotators' votes, where they are known.
 
@@ -172,7 +172,7 @@ class Caption:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a caption from its JSON object; null is the same as an absent optional key.
 
-        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`,
+        Without `sentences` the text is split into unlabeled ones. The keys that a prediction adds (`predicted`,
         `threshold`, and `p_incorrect`, `logit` and `unscored` of a sentence) are accepted and ignored.
 
         Raises:
@@ -236,7 +236,7 @@ class PredictedSpan:
 
 @dataclass(frozen=True, slots=True)
 class SentenceScore:
-    """A detector's judgement of one sentence: a probability, or the reason why there is none.
+    """A detector's judgment of one sentence: a probability, or the reason why there is none.
 
     Attributes:
         p_incorrect: Probability that the sentence is incorrect, 0 to 1; None if it is unscored.
@@ -269,7 +269,7 @@ class SentenceScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A detector's judgement of one caption.
+    """A detector's judgment of one caption.
 
     Attributes:
         caption: The caption, with any annotation it has.

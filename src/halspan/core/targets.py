@@ -46,7 +46,7 @@ class CaptionTargets:
 def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: Sequence[str]) -> CaptionTargets:
     """Build the targets of one caption.
 
-    Unknown and unlabelled sentences, tokens outside the sentences, and sentences without tokens do not count. A caller
+    Unknown and unlabeled sentences, tokens outside the sentences, and sentences without tokens do not count. A caller
     that cuts a caption to a window must leave out all tokens of a sentence that does not fit as a whole.
 
     Args:
@@ -92,8 +92,8 @@ def token_labels(
     tagged = tag_tokens(offsets, caption.spans, caption.text)
     is_correct = np.array([sentence.label == "correct" for sentence in caption.sentences])
     is_incorrect = np.array([sentence.label == "incorrect" for sentence in caption.sentences])
-    is_localised = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
-    known = np.append(is_localised, False)[token_sentence]  # index -1 selects the appended False
+    is_localized = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
+    known = np.append(is_localized, False)[token_sentence]  # index -1 selects the appended False
     return tagged & known, known
 
 

@@ -75,7 +75,7 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The detector's judgement of a text and its image.
+    """The detector's judgment of a text and its image.
 
     Attributes:
         text: The text.

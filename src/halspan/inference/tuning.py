@@ -79,9 +79,9 @@ def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
         scores: Scores of the validation part.
         taxonomy: Types of the detector.
     """
-    logits, incorrect = _labelled_sentences(scores)
+    logits, incorrect = _labeled_sentences(scores)
     temperature = fit_temperature(logits, incorrect, what="sentences")
-    token_temperature = fit_temperature(*_labelled_tokens(scores), what="tokens")
+    token_temperature = fit_temperature(*_labeled_tokens(scores), what="tokens")
     threshold = best_f1_threshold(sigmoid(logits / temperature), incorrect)
     tuned = Tuned(
         temperature=temperature,
@@ -193,7 +193,7 @@ def logits_of(probabilities: Float[ndarray, "..."] | float) -> Float[ndarray, ".
     return clipped
 
 
-def _labelled_sentences(
+def _labeled_sentences(
     scores: Sequence[CaptionScores],
 ) -> tuple[Float[ndarray, "sentence"], Bool[ndarray, "sentence"]]:
     pairs = [
@@ -206,7 +206,7 @@ def _labelled_sentences(
     return np.array(logits, dtype=np.float64), np.array(incorrect, dtype=np.bool_)
 
 
-def _labelled_tokens(scores: Sequence[CaptionScores]) -> tuple[Float[ndarray, "token"], Bool[ndarray, "token"]]:
+def _labeled_tokens(scores: Sequence[CaptionScores]) -> tuple[Float[ndarray, "token"], Bool[ndarray, "token"]]:
     logits, hallucinated = [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
     for item in scores:
         is_hallucinated, is_known = token_labels(item.caption, item.offsets)

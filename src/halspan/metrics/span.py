@@ -1,7 +1,7 @@
 """Coverage of the annotated characters, or tokens, by predicted spans.
 
 Characters are compared as sets, so overlapping, nested and duplicate spans count a character once. Left out on both
-sides are the characters of sentences that are unknown or unlabelled, and of incorrect sentences without a span.
+sides are the characters of sentences that are unknown or unlabeled, and of incorrect sentences without a span.
 Axes: `character`, `token`.
 """
 

@@ -43,7 +43,7 @@ class SentenceAuroc(Metric):
         incorrect: Bool[Tensor, "sentence"],
         generator_index: Int[Tensor, "sentence"],
     ) -> None:
-        """Add sentences that are labelled correct or incorrect."""
+        """Add sentences that are labeled correct or incorrect."""
         # all as floats, because a process without sentences contributes an empty tensor of floats
         self.score.append(score.detach().to(self.dtype))
         self.incorrect.append(incorrect.to(self.dtype))

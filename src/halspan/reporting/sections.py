@@ -13,7 +13,7 @@ COUNTS = {
     "images": "images",
     "sentences": "sentences",
     "incorrect": "incorrect sentences",
-    "unknown": "sentences without a judgement",
+    "unknown": "sentences without a judgment",
     "unscored": "sentences without a score",
     "spans": "annotated spans",
     "no_span": "incorrect sentences without a span",

@@ -17,9 +17,9 @@ class Statistics:
     Attributes:
         n_captions: Captions.
         n_images: Image files.
-        n_correct: Sentences labelled correct.
-        n_incorrect: Sentences labelled incorrect.
-        n_unknown: Sentences labelled unknown.
+        n_correct: Sentences labeled correct.
+        n_incorrect: Sentences labeled incorrect.
+        n_unknown: Sentences labeled unknown.
         sentences_per_caption: Judged sentences per caption; None without captions.
         correct_share: Correct among judged sentences, 0 to 1; None without judged sentences.
         words_per_sentence: Words, separated by whitespace, in a judged sentence; None without judged sentences.

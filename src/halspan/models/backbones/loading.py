@@ -20,7 +20,7 @@ from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
 from halspan.models.model_spec import SHAPES, ModelSpec
-from halspan.models.plan.inventory import check_quantised, measure
+from halspan.models.plan.inventory import check_quantized, measure
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     config, processor, family = _read_parts(spec, processor_from)
     model = _load_weights(spec, config)
     if spec.quantize is not None:
-        check_quantised(measure(model, family))
+        check_quantized(measure(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 

@@ -21,7 +21,7 @@ from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from typing_extensions import override
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import quantisable
+from halspan.models.backbones.components import quantizable
 from halspan.models.backbones.families import family_of
 from halspan.models.passes import PARAMETRIZING, replace_forward
 
@@ -79,7 +79,7 @@ class Nf4Quantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]  # transformers is
     @override
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         config = self.quantization_config
-        self._names = frozenset(quantisable(model, family_of(model.config.model_type)))
+        self._names = frozenset(quantizable(model, family_of(model.config.model_type)))
         _check_widths(model, self._names)
         for name in self._names:
             path = name.removesuffix(".weight")

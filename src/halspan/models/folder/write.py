@@ -218,13 +218,13 @@ def _merge(detector: SpanDetector, spec: ModelSpec) -> Any:
     if not isinstance(detector.backbone, PeftModel):
         return detector.backbone
     if any(state_of(detector.backbone, name) is not None for name, _ in detector.backbone.named_parameters()):
-        return _dequantise(detector, spec).merge_and_unload()
+        return _dequantize(detector, spec).merge_and_unload()
     detector.backbone = detector.backbone.merge_and_unload()
     return detector.backbone
 
 
 @torch.no_grad()
-def _dequantise(detector: SpanDetector, spec: ModelSpec) -> Any:
+def _dequantize(detector: SpanDetector, spec: ModelSpec) -> Any:
     """Rebuild the backbone with plain weights, dequantized from the stored ones, and the same adapters."""
     from bitsandbytes.functional import dequantize_4bit
 

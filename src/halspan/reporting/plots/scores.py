@@ -83,7 +83,7 @@ def draw_curves(predictions: Sequence[Prediction]) -> list[Plot]:
     generators = sorted(set(judged.generator.tolist()))
     both = [name for name in generators if len(set(judged.incorrect[judged.generator == name])) == 2]
     roc = _sketch_roc(judged, both) if both else "no generator has scored sentences of both classes"
-    calibration = _sketch_reliability(judged) if generators else "no sentence is both labelled and scored"
+    calibration = _sketch_reliability(judged) if generators else "no sentence is both labeled and scored"
     return [
         finish("roc", "ROC of each generator", roc),
         finish("reliability", "Reliability", calibration),
@@ -127,8 +127,8 @@ def _sketch_generators(bars: Sequence[_Bar]) -> Sketch:
             values = np.array([bars[place].value for place in places])
             ends = np.array([bars[place].ends for place in places])
             errors = np.abs(ends.T - values)
-            colour, marker = style["color"], style["marker"]
-            axes.errorbar(values, places, xerr=errors, color=colour, marker=marker, linestyle="", capsize=3, label=part)
+            color, marker = style["color"], style["marker"]
+            axes.errorbar(values, places, xerr=errors, color=color, marker=marker, linestyle="", capsize=3, label=part)
         axes.set_yticks(range(len(bars)), [label(bar.generator) for bar in bars])
         axes.set(xlabel="sentence AUROC (bars: 95 % interval)", ylim=(len(bars) - 0.5, -0.5))
         auroc_axis(axes, [bar.value for bar in bars], along="x")
@@ -154,8 +154,8 @@ def _sketch_comparison(rows: Sequence[Row]) -> Sketch:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (row, value, (low, high)) in enumerate(zip(rows, values, ends, strict=True)):
-            colour, marker = _OF_KIND[row.kind]
-            axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=colour, marker=marker, capsize=3)
+            color, marker = _OF_KIND[row.kind]
+            axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=color, marker=marker, capsize=3)
         axes.set_yticks(range(len(rows)), names)
         axes.set(xlabel="sentence AUROC (mean over generators; bars: 95 % interval)", ylim=(len(rows) - 0.5, -0.5))
         auroc_axis(axes, values.tolist(), along="x")
@@ -285,5 +285,5 @@ def _read_preference(rows: Sequence[Row], ratios: Sequence[float | None]) -> str
 
 def _map() -> LinearSegmentedColormap:
     """Return a map from vermilion through transparent to blue; only opacity varies, for light and dark pages."""
-    colours = [to_rgba(VERMILION, 0.6), to_rgba(VERMILION, 0), to_rgba(BLUE, 0), to_rgba(BLUE, 0.6)]
-    return LinearSegmentedColormap.from_list("relative", list(zip((0, 0.5, 0.5, 1), colours, strict=True)))
+    colors = [to_rgba(VERMILION, 0.6), to_rgba(VERMILION, 0), to_rgba(BLUE, 0), to_rgba(BLUE, 0.6)]
+    return LinearSegmentedColormap.from_list("relative", list(zip((0, 0.5, 0.5, 1), colors, strict=True)))
