@@ -124,6 +124,9 @@ class Sentence:
 
         None where there is nothing to learn: the label is unknown, or there is neither a label nor a vote for
         correct or incorrect.
+
+        >>> Sentence(0, 4, "incorrect").target, Sentence(0, 4, votes=Votes(correct=3, incorrect=1)).target
+        (1.0, 0.25)
         """
         if self.label == "unknown":
             return None
@@ -177,6 +180,10 @@ class Caption:
 
         Raises:
             DataError: The record is not a caption; the message names the field, the value and the remedy.
+
+        >>> record = {"id": "a", "image": "a.png", "generator": "llava", "direction": "image_to_text", "text": "A cat."}
+        >>> Caption.from_record(record).sentences
+        (Sentence(start=0, end=6, label=None, types=(), votes=None),)
         """
         check_object("record", record)
         check_keys("a caption", record, CAPTION_KEYS, n_required=5)

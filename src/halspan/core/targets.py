@@ -56,6 +56,11 @@ def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: 
 
     Raises:
         DataError: The caption names a type that is not in the taxonomy.
+
+    >>> from halspan.core.captions import Sentence, Span
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "A cat.", (Sentence(0, 6, "incorrect"),), (Span(2, 5),))
+    >>> build_targets(caption, np.array([[0, 1], [1, 5], [5, 6]]), ["Object"]).token.tolist()
+    [0.0, 1.0, 0.0]
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     hallucinated, known = token_labels(caption, offsets)
@@ -87,6 +92,11 @@ def token_labels(
     Returns:
         Whether at least half of a token's ink is hallucinated; and whether that is known, as it is in correct sentences
         and in incorrect ones with spans. A token of which it is not known counts as not hallucinated.
+
+    >>> from halspan.core.captions import Sentence
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "Hm. Yes.", (Sentence(0, 3), Sentence(4, 8, "correct")))
+    >>> [values.tolist() for values in token_labels(caption, np.array([[0, 3], [3, 8]]))]
+    [[False, False], [False, True]]
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     tagged = tag_tokens(offsets, caption.spans, caption.text)

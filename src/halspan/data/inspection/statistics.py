@@ -97,6 +97,9 @@ def fleiss_kappa(votes: Iterable[Votes]) -> float | None:
 
     Returns:
         Kappa, 1 for perfect agreement and 0 for chance; None without votes, or if all votes are of one category.
+
+    >>> fleiss_kappa([Votes(correct=3, incorrect=0), Votes(correct=0, incorrect=3)])
+    1.0
     """
     counts = _counts(votes)
     pairs = [sum(n * (n - 1) for n in row) / (sum(row) * (sum(row) - 1)) for row in counts]
