@@ -147,7 +147,7 @@ def load_as_transformers(folder: Path) -> object:
 
 
 def resident() -> int:
-    """Give the resident set of this process, bytes (Linux)."""
+    """Return the resident set of this process, bytes (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

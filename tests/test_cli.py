@@ -304,7 +304,7 @@ def test_help_fits_80_columns_and_breaks_no_choice(run, monkeypatch, command):
 
 @pytest.fixture
 def feed(monkeypatch):
-    """Give standard input."""
+    """Set standard input."""
     return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 

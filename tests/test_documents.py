@@ -62,7 +62,7 @@ def named_paths(file: Path) -> Iterator[str]:
 
 
 def is_there(path: str, file: Path) -> bool:
-    """Say whether a path exists, from the document's folder, the top, the package or the tests."""
+    """Return whether a path exists, from the document's folder, the top, the package or the tests."""
     return "<" in path or any((place / path).exists() for place in (file.parent, ROOT, PACKAGE, ROOT / "tests"))
 
 

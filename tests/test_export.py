@@ -41,7 +41,7 @@ def place(finished, tmp_path):
 
 
 def export(*arguments):
-    """Do what the command line does; give the exit status."""
+    """Run the entry point as the command line does and return its exit status."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "export.py"), *arguments])
@@ -52,7 +52,7 @@ def export(*arguments):
 
 
 def halspan(*arguments):
-    """Do what the console command does."""
+    """Run the console command."""
     with pytest.raises(SystemExit) as exit_:
         console_command([str(argument) for argument in arguments])
     assert not exit_.value.code
@@ -101,7 +101,7 @@ def test_it_says_what_the_run_said(finished, exported):
 
 
 def leaves(tree, *keys):
-    """Give every figure below a key, by its path."""
+    """Return every figure below a key, by its path."""
     if not isinstance(tree, dict | list):
         return {keys: tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)

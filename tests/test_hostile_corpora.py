@@ -1,4 +1,4 @@
-"""Corpora from somebody else: each a class of attack; `experiments/review/hostile.md` lists what happened."""
+"""Foreign corpora: each a class of attack; `experiments/review/hostile.md` lists what happened."""
 
 import json
 import os

@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def predictions(corpus):
-    """What a detector might say of it."""
+    """Return a prediction for it."""
     file = corpus.with_name("predictions.jsonl")
     records = [json.loads(line) for line in corpus.read_text().splitlines()]
     for record in records:

@@ -1,4 +1,4 @@
-"""Values in the folders of runs from somebody else, and backbones: `experiments/review/hostile.md` lists them."""
+"""Values in foreign run folders and backbones: `experiments/review/hostile.md` lists them."""
 
 import json
 import shutil

@@ -45,7 +45,7 @@ def read_lines(file):
 
 
 def scores_of(file):
-    """Give each sentence's P(incorrect) by caption, and the predicted spans."""
+    """Return each sentence's P(incorrect) by caption, and the predicted spans."""
     return {
         record["id"]: ([sentence["p_incorrect"] for sentence in record["sentences"]], record["predicted"])
         for record in read_lines(file)

@@ -108,7 +108,7 @@ def table(outcomes: Mapping[tuple[str, str], str]) -> Iterator[str]:
 
 
 def cell(outcome: str | None, test: str, family: Family) -> str:
-    """Say how a check ended."""
+    """Return how a check ended."""
     if outcome != "passed":
         return outcome or "not run"
     if CHECKS[test] == "vision LoRA" and "projector" not in family.layers:

@@ -1,4 +1,4 @@
-"""What the shapes backbone reads: images of scenes that no corpus holds, and true captions of them, tokenized."""
+"""Training data of the shapes backbone: images of scenes that no corpus holds, with true captions, tokenized."""
 
 from __future__ import annotations
 

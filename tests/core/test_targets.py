@@ -53,7 +53,7 @@ def test_hallucinated_tokens_are_positive_and_carry_the_type_of_their_span():
 @pytest.mark.parametrize(
     ("spans", "types"),
     [
-        ([Span(2, 9), Span(2, 5, "Attribute")], [0, NO_TYPE]),  # nobody typed the cat
+        ([Span(2, 9), Span(2, 5, "Attribute")], [0, NO_TYPE]),  # the cat has no type
         ([Span(2, 5, "Attribute"), Span(2, 9)], [0, NO_TYPE]),
         ([Span(2, 9), Span(4, 5, "Attribute")], [0, NO_TYPE]),  # less of the token than the span without a type
         ([Span(2, 9, "Object"), Span(4, 9, "Attribute")], [1, 0]),  # more of "red", as much of "cat"

@@ -395,7 +395,7 @@ def test_odd_addresses_are_fetched(server, fetch, path):
 
 @pytest.fixture
 def closed():
-    """An address whose port nobody listens to."""
+    """An address with a port on which no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}/a.png"

@@ -76,7 +76,7 @@ def detector(saved):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """Give a copy, to be spoiled."""
+    """Return a copy, to be spoiled."""
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
@@ -552,7 +552,7 @@ def test_a_backbone_of_the_hub_that_is_not_here_is_an_error_that_names_its_commi
 
 @pytest.fixture
 def of_hub(cache, live):
-    """Give a detector on a backbone of the hub, at its newest commit."""
+    """Return a detector on a backbone of the hub, at its newest commit."""
     backbone = cache.parent / "models--someone--backbone"
     commit = "c" * 40
     save_tiny_llama4(backbone / "snapshots" / commit)

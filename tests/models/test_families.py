@@ -41,7 +41,7 @@ families = pytest.mark.parametrize("name", PROMPTS)
 
 @torch.no_grad()
 def states(detector: SpanDetector, batch: Batch) -> tuple[Tensor, ...]:
-    """Give each caption's own states."""
+    """Return each caption's own states."""
     return detector.states(batch).split(batch.tokens_per_caption)
 
 
@@ -51,7 +51,7 @@ def assert_same(left: Sequence[Tensor], right: Sequence[Tensor], *, within: floa
 
 
 def backward(detector: SpanDetector, encoder: RowEncoder) -> dict[str, Tensor | None]:
-    """Give the gradients of one training pass; every term of the loss has something to say."""
+    """Return the gradients of one training pass; every term of the loss has something to say."""
     marked = make_caption("A red cat sat.", label="incorrect", spans=(Span(2, 5, "Attribute"),))
     weak = make_caption("A dog sits.", label="incorrect")
     weak = replace(weak, sentences=(replace(weak.sentences[0], types=("Object",)),))

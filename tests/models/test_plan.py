@@ -183,7 +183,7 @@ def bytes_kept(skeleton: Skeleton, spec: ModelSpec, rows: int) -> int:
 
 
 def loaded_skeleton(spec: ModelSpec) -> Skeleton:
-    """Give a detector with memory in the place of one without."""
+    """Return a detector with memory in the place of one without."""
     skeleton = build_skeleton(spec, n_types=len(TAXONOMY))
     detector, _ = build_detector(spec, TAXONOMY)
     family = family_of(skeleton.config.model_type)

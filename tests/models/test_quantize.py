@@ -26,7 +26,7 @@ IDS = torch.arange(20, 34).reshape(2, 7)
 
 
 def pair(make_spec: MakeSpec, dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
-    """Give a model in 4 bits, and one with the same weights dequantized."""
+    """Return a model in 4 bits, and one with the same weights dequantized."""
     quantized = load_backbone(make_spec(quantize="nf4", dtype=dtype)).model
     plain = load_backbone(make_spec(dtype=dtype)).model
     plain.load_state_dict(dequantized(quantized), strict=False)

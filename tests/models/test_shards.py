@@ -16,7 +16,7 @@ LAYER = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "n
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """Give the folder of a Llama-4 in several shards."""
+    """Return the folder of a Llama-4 in several shards."""
     save_random_llama4(tmp_path, LAYER, dtype=torch.bfloat16, shard_bytes=100_000)
     return tmp_path
 

@@ -35,7 +35,7 @@ def differences(first: dict[Any, torch.Tensor], second: dict[Any, torch.Tensor])
 
 
 def gradients(folder: Path) -> dict[int, torch.Tensor]:
-    """Give AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
+    """Return AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
     state = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
     return {index: entry["exp_avg"] for index, entry in state.items()}
 

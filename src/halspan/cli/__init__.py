@@ -56,5 +56,6 @@ def _check_former(words: Sequence[str]) -> None:
 def _top() -> None:
     """Find hallucinated words in image captions.
 
-    Start with:  halspan data --help
+    Start with `halspan score --help` to use a detector, or with
+    `halspan train --help` to train one.
     """

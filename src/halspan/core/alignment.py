@@ -59,7 +59,7 @@ def fit_offsets(offsets: Int[ndarray, "token 2"], text: str, sentences: Sequence
 
 
 def have_ink(offsets: Int[ndarray, "token 2"], text: str) -> Bool[ndarray, "token"]:
-    """Say which tokens hold a character that is not whitespace.
+    """Return which tokens hold a character that is not whitespace.
 
     >>> have_ink(np.array([[0, 3], [3, 4]]), "two cats").tolist()
     [True, False]

@@ -55,7 +55,7 @@ def read_headline(metrics: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def read_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Say what parts are not whole: samples, captions left out, and what the figures are without texts of train."""
+    """List what is missing from parts: captions not sampled or left out, and figures without texts of train."""
     return [
         note
         for part in part_names(metrics)

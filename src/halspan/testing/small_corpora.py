@@ -31,7 +31,7 @@ def write_corpus(folder: Path, *, n_images: int = 12, seed: int = 0) -> Path:
 
 
 def _record(generator: str, number: int, color: str, source: random.Random) -> dict[str, Any]:
-    """Say three things of a picture: one that nobody judged, and of the other two one is wrong."""
+    """Make a caption of three sentences: the first is not judged, and one of the other two is wrong."""
     text = "Look."
     sentences: list[dict[str, Any]] = [{"start": 0, "end": 5, "label": "unknown"}]
     spans = []

@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(weight: Any) -> bool:
-    """Say whether something is a tensor with all of its numbers; others cannot be copied into a model."""
+    """Return whether something is a tensor with all of its numbers; others cannot be copied into a model."""
     is_dense = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
     return is_dense and not weight.is_complex() and not weight.is_quantized
 

@@ -176,7 +176,7 @@ def _name_backbone(spec: ModelSpec) -> str:
 
 
 def _share(folder: Path) -> None:
-    """Give the written weights the permissions of the processor's files: safetensors makes them private."""
+    """Set the permissions of the written weights to those of the processor's files: safetensors makes them private."""
     for file in folder.rglob("*.safetensors"):
         shutil.copymode(folder / "processor_config.json", file)
 
