@@ -56,6 +56,10 @@ def _check_former(words: Sequence[str]) -> None:
 def _top() -> None:
     """Find hallucinated words in image captions.
 
-    Start with `halspan score --help` to use a detector, or with
-    `halspan train --help` to train one.
+    Each command has a --help of its own.
+
+    Examples:
+      halspan train --help
+      halspan data check captions.jsonl
+      halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
     """
