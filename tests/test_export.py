@@ -186,7 +186,7 @@ def test_a_folder_that_is_there_is_kept_unless_told_otherwise(finished, exported
     assert export(f"run={finished}", f"to={exported}") == 2
     assert "is there already; add overwrite=true" in capsys.readouterr().err
     assert export(f"run={finished}", f"to={tmp_path / 'mine'}", "overwrite=true") == 2
-    assert "holds something else than a detector" in capsys.readouterr().err
+    assert "holds files other than a detector" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

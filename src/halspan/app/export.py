@@ -37,7 +37,7 @@ def export(config: DictConfig) -> None:
     _check_values(config)
     with _new_folder(Path(config.to), overwrite=config.overwrite) as folder:
         run = FinishedRun.read(Path(config.run), config)
-        from halspan.app.exporting import write_detector  # imports torch: what is wrong is said before
+        from halspan.app.exporting import write_detector  # imports torch, so mistakes are reported first
 
         check = write_detector(run, folder, config)
     kind = "merged" if config.merge else "adapters"
@@ -64,7 +64,7 @@ def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
     if place.exists() and not overwrite:
         raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
     if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
-        raise ConfigError(f"to: {place} holds something else than a detector; choose another folder")
+        raise ConfigError(f"to: {place} holds files other than a detector; choose another folder")
     temporary, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)

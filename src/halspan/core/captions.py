@@ -120,7 +120,7 @@ class Sentence:
 
     @property
     def target(self) -> float | None:
-        """Return the training target: the share of votes for incorrect, else the label as 0 or 1.
+        """Return the training target, which is the share of votes for incorrect, or the label as 0 or 1 without votes.
 
         None where there is nothing to learn: the label is unknown, or there is neither a label nor a vote for
         correct or incorrect.

@@ -39,7 +39,7 @@ _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", torch.float32: "float32
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Facts about a detector beside its weights.
+    """Facts about a detector besides its weights.
 
     Attributes:
         name: what it is called.

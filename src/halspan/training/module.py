@@ -76,7 +76,7 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Let curves count the steps that were taken; Lightning forgets one where a finished run is made longer."""
+        """Make curves count the steps taken; Lightning loses one when a finished run is extended."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
 
     @override

@@ -161,7 +161,7 @@ class RunSpec:
         overwrite: start again where there is a run already.
         plan: say what memory the run needs, and do nothing else.
         blank_images: control: every image, in training and judging, is replaced by a gray one of its size.
-        objective: dotted path into `metrics.json`, what an optimizing sweep gets to see.
+        objective: Dotted path into `metrics.json` of the figure for an optimizing sweep.
         data: a reader with `load()`.
         model: the detector's spec.
         split: with `apply(corpus)`.

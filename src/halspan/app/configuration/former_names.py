@@ -18,7 +18,7 @@ TYPED: dict[str, str] = {}
 
 
 def find_spec(name: str) -> str:
-    """Return the present name of a spec; a name that is no former one is returned unchanged.
+    """Return the present name of a spec; any other name is returned unchanged.
 
     >>> find_spec("halspan.data.jsonl.JsonLines")
     'halspan.data.readers.jsonl.JsonLines'

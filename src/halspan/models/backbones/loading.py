@@ -119,7 +119,7 @@ def read_config(spec: ModelSpec) -> Any:
 
 
 def _check_settings(config: Any) -> None:
-    """Refuse a configuration that asks for code, or would take for ever to build, before a layer of it is built."""
+    """Refuse a configuration that asks for code, or is too large to build, before any layer is built."""
     if not isinstance(config, dict):
         raise ValueError(f"config.json holds {show(config)}, not an object")
     for key, name in find_kernels(config):

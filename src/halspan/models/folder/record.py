@@ -1,4 +1,4 @@
-"""`detector.json`: facts about a detector beside its weights, checked on construction; imports nothing heavy."""
+"""`detector.json`: facts about a detector besides its weights, checked on construction; imports nothing heavy."""
 
 import json
 import re
