@@ -19,6 +19,8 @@ from halspan.data.readers.alignbench import AlignBench
 from halspan.testing.small_corpora import write_corpus
 from halspan.testing.tiny_dual_encoders import saved
 
+pytestmark = pytest.mark.timeout(900)  # the first test that asks for the folder waits for all commands
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"(^|\s)\s*# .*$")
