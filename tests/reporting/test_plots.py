@@ -144,8 +144,8 @@ def test_positions_weigh_by_their_pairs_of_a_correct_and_an_incorrect_sentence()
     # 2 x 2 pairs and 4 x 4 pairs: AUROC (0.9 * 4 + 0.6 * 16) / 20 = 0.66, gap (0.8 * 4 + 0.3 * 16) / 20 = 0.4
     plot = draw_position(0.7, position(0, 0.1, 0.9, 0.9, n=2), position(1, 0.2, 0.5, 0.6, n=4))
     assert plot.reading == (
-        "At the same position, incorrect sentences score +0.400 against correct ones on average, with an AUROC of "
-        "0.660; over all positions the AUROC is 0.700."
+        "At the same position, the scores of incorrect and correct sentences differ by +0.400 on average, with an "
+        "AUROC of 0.660; over all positions the AUROC is 0.700."
     )
 
 

@@ -53,7 +53,7 @@ def draw_comparison(rows: Sequence[Row]) -> Plot:
     """
     known = [row for row in rows if row.mean.figure.value is not None]
     sketch = _sketch_comparison(known) if known else "no row has an AUROC"
-    return finish("comparison", "Beside its controls", sketch)
+    return finish("comparison", "Comparison with baselines and controls", sketch)
 
 
 def draw_generators(metrics: Mapping[str, Any], main: str) -> Plot:
@@ -216,8 +216,9 @@ def _sketch_reliability(judged: JudgedSentences) -> Sketch:
         for mean, share, n in zip(bins.mean_probability, bins.share_incorrect, bins.count, strict=True)
     ]
     return Sketch(
-        f"In {len(rows)} bins of equally many sentences, the mean P(incorrect) and the share that is incorrect differ "
-        f"by at most {show(float(gaps.max()))}; on the dotted line they agree. Below: how many sentences score what.",
+        f"In {len(rows)} bins of equally many sentences, the mean P(incorrect) and the share that is incorrect "
+        f"differ by at most {show(float(gaps.max()))}; on the dotted line they agree. "
+        "Below: the number of sentences by score.",
         draw,
         HALF,
         Table(("mean P(incorrect)", "share incorrect", "sentences"), rows),
@@ -273,14 +274,14 @@ def _own_ratio(row: Row, generators: Sequence[str]) -> float | None:
 
 def _read_preference(rows: Sequence[Row], ratios: Sequence[float | None]) -> str:
     cells = (
-        "Each cell is the row's AUROC on a generator over the mean of the row; above 1 it finds that generator easy."
+        "Each cell is the row's AUROC on a generator, divided by the mean of the row; above 1, the generator is easy."
     )
     known = [f"{row.title} ({row.family}) {show(ratio)}" for row, ratio in zip(rows, ratios, strict=True) if ratio]
     if known:
         return f"{cells} On generators of its own family (outlined) a detector has, over the mean: {', '.join(known)}."
     if any(row.family for row in rows):
-        return f"{cells} No generator here is of the family of any row, so self-preference cannot be told."
-    return f"{cells} No row's family is known, so self-preference cannot be told."
+        return f"{cells} No generator here is of the family of any row, so self-preference cannot be measured."
+    return f"{cells} No row's family is known, so self-preference cannot be measured."
 
 
 def _map() -> LinearSegmentedColormap:
