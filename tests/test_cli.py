@@ -31,7 +31,7 @@ def run(capsys):
 
 @pytest.fixture
 def alignbench(tmp_path):
-    """Two captions in AlignBench's columns, of two generators and images."""
+    """Return two captions in AlignBench's columns, of two generators and images."""
     folder = tmp_path / "bench"
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -136,7 +136,7 @@ def test_stats_tabulates_each_generator(run, alignbench):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Nine captions of two generators, with a span off by one in each but the first, and one misspelled label."""
+    """Return nine captions of two generators: all spans but the first are off by one, one label is misspelled."""
     records = []
     for number in range(9):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")

@@ -53,7 +53,7 @@ def detector(tmp_path_factory):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Twelve captions of four pictures, three of each together."""
+    """Return twelve captions of four pictures, three of each together."""
     return write_captions(tmp_path / "in" / "captions.jsonl", 12, per_image=3)
 
 

@@ -37,6 +37,7 @@ BRITISH_WORDS_OF_THE_SHAPES_WORLD = {
     "tests/shapes/test_language.py",
     "tests/shapes/test_world.py",
     "README.md",
+    "CONTRIBUTING.md",
 }
 
 

@@ -31,7 +31,7 @@ def make_hostile(line):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A small corpus with hostile generators, types, ids and file names."""
+    """Return a small corpus with hostile generators, types, ids and file names."""
     file = write_corpus(tmp_path_factory.mktemp("corpus"))
     for image in (file.parent / "images").iterdir():
         image.rename(image.with_name(image.name.replace("1", "\x1b[31m1")))

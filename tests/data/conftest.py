@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real corpora, which are not part of the repository."""
+    """Return real corpora, which are not part of the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real corpora are not at {SHARED_DATA}")
     return SHARED_DATA

@@ -25,7 +25,7 @@ def load(tmp_path, paint, write_lines):
 
 
 def texts(corpus):
-    """Each span's text and type, over all captions."""
+    """Return each span's text and type, over all captions."""
     return [(c.text[span.start : span.end], span.type) for c in corpus.captions for span in c.spans]
 
 
@@ -318,7 +318,7 @@ def test_a_corpus_under_another_file_name_is_found_in_its_folder(tmp_path, paint
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """An empty cache of the hub's client, which is kept off line."""
+    """Return an empty cache of the hub's client, which is kept off line."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

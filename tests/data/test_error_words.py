@@ -11,7 +11,7 @@ from halspan.data.readers.error_words import match_words, parse_words
 
 
 def found(sentence: str, *words: str) -> list[tuple[str | None, str | None]]:
-    """The text at each place that was found, and how it was found."""
+    """Return the text at each place that was found, and how it was found."""
     return [
         (None if match.start is None else sentence[match.start : match.end], match.how)
         for match in match_words(sentence, words)

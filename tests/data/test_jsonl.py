@@ -15,7 +15,7 @@ from halspan.data.readers.jsonl import JsonLines, read_objects, write_jsonl
 
 @pytest.fixture
 def corpus_file(tmp_path, paint, write_lines, record):
-    """Captions with ids a/1 and b/1 of one image."""
+    """Return captions with ids a/1 and b/1 of one image."""
     paint(tmp_path / "1.png")
     return write_lines(tmp_path / "captions.jsonl", [record(), record(id="b/1", generator="b")])
 

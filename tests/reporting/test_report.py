@@ -57,7 +57,7 @@ def report(folder, metrics=METRICS, parts=None, title="A report", **more):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A report in which nothing is missing."""
+    """Return a report in which nothing is missing."""
     folder = tmp_path_factory.mktemp("report")
     report(folder)
     return folder

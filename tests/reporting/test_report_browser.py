@@ -54,7 +54,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A report with 2,000 captions in two parts; those of the main part come first in the page."""
+    """Return a report with 2,000 captions in two parts; those of the main part come first in the page."""
     folder = tmp_path_factory.mktemp("large")
     predictions = make_predictions(2000)
     parts = {"val": predictions[1500:], "test_heldout": predictions[:1500]}
@@ -64,7 +64,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """A report of which every name and text tries to be something else."""
+    """Return a report of which every name and text tries to be something else."""
     folder = tmp_path_factory.mktemp("hostile")
     predictions = [
         predict(
@@ -158,7 +158,7 @@ def test_no_text_makes_the_page_wider_than_the_window(open_page, hostile, width)
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory):
-    """A report of a detector beside its controls and baselines, with names as people give them."""
+    """Return a report of a detector beside its controls and baselines, with names as people give them."""
     folder = tmp_path_factory.mktemp("controlled")
     predictions = make_predictions(40)
     row = {"sentence.auroc.macro": 0.6, "sentence.auroc.by_generator": {"plain": 0.6, "sd": 0.6}}
