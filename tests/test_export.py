@@ -246,9 +246,9 @@ def test_a_run_that_is_not_whole_is_refused_and_no_folder_is_left(place, tmp_pat
         (["to=out"], "error: run: missing; give it: run=..."),
         (["run=nowhere"], "error: to: missing; give it: to=..."),
         (["run=nowhere", "to=out"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
-        (["run=a", "to=out", "merge=maybe"], "error: merge: 'maybe' is not possible; possible: true, false"),
-        (["run=a", "to=out", "dtype=int8"], "error: dtype: 'int8' is not possible; possible: null, float32, bfloat16"),
-        (["run=a", "to=out", "captions=0"], "error: captions: 0 is not possible"),
+        (["run=a", "to=out", "merge=maybe"], "error: merge: must be true or false, got 'maybe'"),
+        (["run=a", "to=out", "dtype=int8"], "error: dtype: must be null, float32 or bfloat16, got 'int8'"),
+        (["run=a", "to=out", "captions=0"], "error: captions: must be a whole number from 1 on, got 0"),
         (["run=a", "to=out", "merged=true"], "error: merged: unknown key; did you mean merge?"),
     ],
 )

@@ -51,11 +51,11 @@ def export(config: DictConfig) -> None:
 def _check_values(config: DictConfig) -> None:
     for key in ("merge", "overwrite"):
         if not isinstance(config[key], bool):
-            raise ConfigError(f"{key}: {config[key]!r} is not possible; possible: true, false")
+            raise ConfigError(f"{key}: must be true or false, got {config[key]!r}")
     if config.dtype not in (None, *_DTYPES):
-        raise ConfigError(f"dtype: {config.dtype!r} is not possible; possible: null, {', '.join(_DTYPES)}")
+        raise ConfigError(f"dtype: must be null, {' or '.join(_DTYPES)}, got {config.dtype!r}")
     if not isinstance(config.captions, int) or config.captions < 1:
-        raise ConfigError(f"captions: {config.captions!r} is not possible; give a number from 1 on")
+        raise ConfigError(f"captions: must be a whole number from 1 on, got {config.captions!r}")
 
 
 @contextmanager

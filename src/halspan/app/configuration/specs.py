@@ -159,7 +159,8 @@ def _explain(error: ValidationError, spec: type, key: str) -> str:
         return f"{full}: missing; give it: +{full}=..."
     if first["type"] == "value_error":
         return f"{full}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{full}: {first['input']!r} is not possible; possible: {first['msg'].removeprefix('Input should be ')}"
+    expected = first["msg"].removeprefix("Input should be ").partition(", unable to")[0]
+    return f"{full}: must be {expected}, got {first['input']!r}"
 
 
 def _join(*parts: str) -> str:
