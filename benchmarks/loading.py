@@ -155,7 +155,7 @@ def load_as_transformers(folder: Path) -> nn.Module:
 
 
 def resident() -> int:
-    """Give the resident set of this process, bytes (Linux)."""
+    """Return the resident set of this process, bytes (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -70,14 +70,14 @@ def startup_table() -> list[str]:
 
 
 def startup_seconds(arguments: Sequence[str]) -> float:
-    """Give the median time of a Python command."""
+    """Return the median time of a Python command."""
     return median_seconds(
         lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     )
 
 
 def median_seconds(work: Callable[[], object]) -> float:
-    """Give the median time of `ROUNDS` calls, after one to warm up."""
+    """Return the median time of `ROUNDS` calls, after one to warm up."""
     work()
     times = []
     for _ in range(ROUNDS):
@@ -157,7 +157,7 @@ def lay_out(captions: Sequence[Caption], captions_per_row: int, *, split: bool) 
 
 
 def sentences_of(caption: Caption) -> list[Caption]:
-    """Give each sentence as a caption of its own; what is known about it stays, its spans do not."""
+    """Return each sentence as a caption of its own; what is known about it stays, its spans do not."""
     return [
         replace(
             caption,
@@ -178,7 +178,7 @@ def encode(encoder: RowEncoder, rows: Sequence[Sequence[Caption]], *, targets: b
 
 
 def training_step(detector: SpanDetector, encoder: RowEncoder, rows: list[list[Caption]]) -> Callable[[], None]:
-    """Give one pass forward and back over all rows, sixteen at a time, as in training."""
+    """Return one pass forward and back over all rows, sixteen at a time, as in training."""
     import torch
 
     from halspan.core.loss_weights import LossWeights
@@ -199,7 +199,7 @@ def training_step(detector: SpanDetector, encoder: RowEncoder, rows: list[list[C
 
 
 def scoring_pass(detector: SpanDetector, encoder: RowEncoder, rows: list[list[Caption]]) -> Callable[[], None]:
-    """Give one forward pass over all rows, sixteen at a time."""
+    """Return one forward pass over all rows, sixteen at a time."""
     import torch
 
     def work() -> None:

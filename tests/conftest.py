@@ -23,7 +23,7 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a tiny LLaVA."""
+    """Return the folder of a tiny LLaVA."""
     from halspan.testing.tiny_models import save_tiny_llava  # imports what the hook above has to see first
 
     folder = tmp_path_factory.mktemp("llava")
@@ -33,7 +33,7 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def level_of_the_logger():
-    """Give the next test the logger as it was: entry points and the console command set its level."""
+    """Restore the level of the logger after each test: entry points and the console command set it."""
     logger = logging.getLogger("halspan")
     level = logger.level
     yield

@@ -41,7 +41,7 @@ def configuration(*overrides: str) -> DictConfig:
 
 
 def run(*overrides: str) -> dict[str, Any]:
-    """Do a whole run in this process; give its metrics."""
+    """Do a whole run in this process and return its metrics."""
 
     config = configuration(*overrides)
     return train.train(configure.build(config), OmegaConf.to_container(config, resolve=True))

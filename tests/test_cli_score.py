@@ -26,7 +26,7 @@ from halspan.inference.tuning import Tuned
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 
-COLOURS = ("red", "green", "blue", "white")
+COLORS = ("red", "green", "blue", "white")
 BAD = "no record\n"
 
 
@@ -53,7 +53,7 @@ def detector(tmp_path_factory):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Twelve captions of four pictures, three of each together."""
+    """Return twelve captions of four pictures, three of each together."""
     return write_captions(tmp_path / "in" / "captions.jsonl", 12, per_image=3)
 
 
@@ -73,13 +73,13 @@ def run(detector, captions, capsys, tmp_path, monkeypatch):
 
 def write_captions(file, n, *, per_image):
     file.parent.mkdir(parents=True, exist_ok=True)
-    for colour in COLOURS:
-        Image.new("RGB", (32, 32), colour).save(file.parent / f"{colour}.png")
+    for color in COLORS:
+        Image.new("RGB", (32, 32), color).save(file.parent / f"{color}.png")
     with file.open("w") as lines:
         for number in range(n):
-            colour = COLOURS[number // per_image % 4]
-            record = {"id": f"a/{number}", "image": f"{colour}.png", "generator": "a", "direction": "image_to_text"}
-            lines.write(json.dumps(record | {"text": f"It is {COLOURS[number % 4]}. It is {number}."}) + "\n")
+            color = COLORS[number // per_image % 4]
+            record = {"id": f"a/{number}", "image": f"{color}.png", "generator": "a", "direction": "image_to_text"}
+            lines.write(json.dumps(record | {"text": f"It is {COLORS[number % 4]}. It is {number}."}) + "\n")
     return file
 
 

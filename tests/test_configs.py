@@ -41,7 +41,7 @@ MUST_BE_THERE = {
 
 
 def nodes(config: Any) -> Iterator[DictConfig]:
-    """Give every node with a `_target_`."""
+    """Yield every node with a `_target_`."""
     if isinstance(config, DictConfig):
         if "_target_" in config:
             yield config

@@ -41,7 +41,7 @@ def place(finished, tmp_path):
 
 
 def export(*arguments):
-    """Do what the command line does; give the exit status."""
+    """Run the entry point as the command line does and return its exit status."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "export.py"), *arguments])
@@ -52,7 +52,7 @@ def export(*arguments):
 
 
 def halspan(*arguments):
-    """Do what the console command does."""
+    """Run the console command."""
     with pytest.raises(SystemExit) as exit_:
         console_command([str(argument) for argument in arguments])
     assert not exit_.value.code
@@ -101,7 +101,7 @@ def test_it_says_what_the_run_said(finished, exported):
 
 
 def leaves(tree, *keys):
-    """Give every figure below a key, by its path."""
+    """Return every figure below a key, by its path."""
     if not isinstance(tree, dict | list):
         return {keys: tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -186,7 +186,7 @@ def test_a_folder_that_is_there_is_kept_unless_told_otherwise(finished, exported
     assert export(f"run={finished}", f"to={exported}") == 2
     assert "is there already; add overwrite=true" in capsys.readouterr().err
     assert export(f"run={finished}", f"to={tmp_path / 'mine'}", "overwrite=true") == 2
-    assert "holds something else than a detector" in capsys.readouterr().err
+    assert "holds files other than a detector" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -246,9 +246,9 @@ def test_a_run_that_is_not_whole_is_refused_and_no_folder_is_left(place, tmp_pat
         (["to=out"], "error: run: missing; give it: run=..."),
         (["run=nowhere"], "error: to: missing; give it: to=..."),
         (["run=nowhere", "to=out"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
-        (["run=a", "to=out", "merge=maybe"], "error: merge: 'maybe' is not possible; possible: true, false"),
-        (["run=a", "to=out", "dtype=int8"], "error: dtype: 'int8' is not possible; possible: null, float32, bfloat16"),
-        (["run=a", "to=out", "captions=0"], "error: captions: 0 is not possible"),
+        (["run=a", "to=out", "merge=maybe"], "error: merge: must be true or false, got 'maybe'"),
+        (["run=a", "to=out", "dtype=int8"], "error: dtype: must be null, float32 or bfloat16, got 'int8'"),
+        (["run=a", "to=out", "captions=0"], "error: captions: must be a whole number from 1 on, got 0"),
         (["run=a", "to=out", "merged=true"], "error: merged: unknown key; did you mean merge?"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Run folders and detector folders from somebody else: each a class of attack, against the real commands.
+"""Foreign run folders and detector folders: each a class of attack, against the real commands.
 
 `experiments/review/hostile.md` lists what happened. Nothing outside of the folder changes, nothing hangs, and what is
 refused is one line that says why.
@@ -44,7 +44,7 @@ def finished(corpus, tmp_path_factory):
 
 @pytest.fixture
 def outside(tmp_path):
-    """Give a folder of the user's, which must stay as it is."""
+    """Return a folder of the user's, which must stay as it is."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / PRECIOUS).write_text("keep")
@@ -206,7 +206,7 @@ RUNS = {
     ),
     "threads without number": (
         edit_config(lambda c, _: c["trainer"].update(threads=10**6)),
-        ["trainer.threads: 1000000 is not possible"],
+        ["trainer.threads: must be less than or equal to"],
     ),
     "an expression that never ends": (
         edit_config(lambda c, _: c["model"]["lora"].update(targets=["language", "(([a-z_.]|[0-9])*)*#"])),

@@ -42,7 +42,7 @@ def train(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def settings(train):
-    """Give the configuration that `--cfg job` shows."""
+    """Return the configuration that `--cfg job` shows."""
 
     def show(*arguments: str) -> DictConfig:
         status, shown, _ = train(*arguments, "--cfg", "job", "--resolve")

@@ -64,32 +64,32 @@ BAD_ARGUMENTS = [
     ("trainer=tpu", "trainer: 'tpu' is not there; did you mean gpu? possible: cpu, ddp, gpu"),
     ("experiment=shape", "experiment: 'shape' is not there; did you mean shapes?"),
     ("seed", "seed: not of the form key=value"),
-    ("seed=x", "seed: 'x' is not possible; possible: a valid integer"),
+    ("seed=x", "seed: must be a valid integer, got 'x'"),
     ("seed=1,2", "seed: '1,2' is several values; add -m"),
-    ("trainer.max_steps=0", "trainer.max_steps: 0 is not possible; possible: greater than or equal to 1"),
-    ("trainer.precision=fp8", "trainer.precision: 'fp8' is not possible; possible: '32-true' or 'bf16-mixed'"),
+    ("trainer.max_steps=0", "trainer.max_steps: must be greater than or equal to 1, got 0"),
+    ("trainer.precision=fp8", "trainer.precision: must be '32-true' or 'bf16-mixed', got 'fp8'"),
     ("trainer.devices=2", "trainer: strategy 'auto' drives one device, devices is 2; set strategy to ddp"),
-    ("model.context=left", "model.context: 'left' is not possible; possible: 'causal', 'echo', "),
-    ("model.lora.r=0", "model.lora.r: 0 is not possible"),
+    ("model.context=left", "model.context: must be 'causal', 'echo', "),
+    ("model.lora.r=0", "model.lora.r: must be greater than or equal to 1, got 0"),
     ("model.lora.rank=4", "model.lora.rank: unknown key; possible: alpha, "),
-    ("loss.token=-1", "loss.token: -1 is not possible; possible: greater than or equal to 0"),
+    ("loss.token=-1", "loss.token: must be greater than or equal to 0, got -1"),
     (
         "optimizer.schedule=step",
-        "optimizer.schedule: 'step' is not possible; possible: 'cosine', 'linear' or 'constant'",
+        "optimizer.schedule: must be 'cosine', 'linear' or 'constant', got 'step'",
     ),
-    ("logger=wandb logger.mode=off", "logger.mode: 'off' is not possible; possible: 'online', 'offline' or 'disabled'"),
+    ("logger=wandb logger.mode=off", "logger.mode: must be 'online', 'offline' or 'disabled', got 'off'"),
     ("data=jsonl", "data.path: missing; give it: data.path=..."),
     (
         "data=jsonl data.path=a data.on_error=ignore",
-        "data.on_error: 'ignore' is not possible; possible: 'raise' or 'skip'",
+        "data.on_error: must be 'raise' or 'skip', got 'ignore'",
     ),
-    ("split.held_out=sd", "split.held_out: 'sd' is not possible"),
-    ("resume=maybe", "resume: 'maybe' is not possible; possible: a valid boolean"),
+    ("split.held_out=sd", "split.held_out: must be a valid tuple, got 'sd'"),
+    ("resume=maybe", "resume: must be a valid boolean, got 'maybe'"),
     ("resume=true overwrite=true", "resume, overwrite: both are true"),
     ("split=leave_one_out", "split: leave_one_out is one run per generator, this is a single run; add -m"),
-    ("-m seed=1,x", "seed: 'x' is not possible"),
+    ("-m seed=1,x", "seed: must be a valid integer, got 'x'"),
     ("-m trainer=ddp seed=1,2", "trainer.devices: 2 is not possible in a sweep"),
-    ("plan=maybe", "plan: 'maybe' is not possible; possible: a valid boolean"),
+    ("plan=maybe", "plan: must be a valid boolean, got 'maybe'"),
     ("-m plan=true seed=1,2", "plan: true is not possible in a sweep; plan one run: take -m away"),
     ("-m run_dir=runs seed=1,2", "run_dir: runs is one folder for all runs of a sweep; give each its own"),
     ("-m split=leave_one_out data=jsonl data.path=a,b", "data.path: a sweep over corpora and split=leave_one_out"),
@@ -127,7 +127,7 @@ def image(change):
 def animate(path):
     from PIL import Image
 
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
 
 

@@ -1,4 +1,4 @@
-"""What 4 bits take and how fast they train: a Llama-4 as wide as Scout, or a part of it, with few layers.
+"""Measure the memory and speed of training in 4 bits: a Llama-4 as wide as Scout, or a part of it, with few layers.
 
 `python experiments/llama4_memory/run.py` uses the GPU if there is one, at Scout's full width; else the CPU, at a
 quarter of it. It prints the tables of README.md.
@@ -131,7 +131,7 @@ def scout_table(backbone: Backbone) -> Iterator[str]:
 
 
 def tower(backbone: Backbone) -> list[Weights]:
-    """Give what the layers hold, without the norm behind them."""
+    """Return what the layers hold, without the norm behind them."""
     weights = measure(backbone.model, backbone.family)
     return add_up(
         part

@@ -46,7 +46,7 @@ def fetch(tmp_path):
 
 @pytest.fixture
 def connections(monkeypatch):
-    """Every address that a socket of this process is connected to, whatever comes of it."""
+    """Return every address that a socket of this process is connected to, whatever comes of it."""
     seen, connect = [], socket.socket.connect
 
     def noted(self, address):
@@ -396,7 +396,7 @@ def test_odd_addresses_are_fetched(server, fetch, path):
 
 @pytest.fixture
 def closed():
-    """An address whose port nobody listens to."""
+    """Return an address with a port on which no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}/a.png"
@@ -544,7 +544,7 @@ def test_a_killed_download_goes_on_where_it_was(server, fetch, tmp_path):
 
 @pytest.fixture
 def encrypted(tmp_path):
-    """A server of one image over https, whose certificate only itself vouches for; gives address and certificate."""
+    """Serve one image over https with a self-signed certificate; return its address and the certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl makes the certificate, and is not installed")
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"

@@ -76,7 +76,7 @@ def detector(saved):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """Give a copy, to be spoiled."""
+    """Return a copy, to be spoiled."""
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
@@ -140,7 +140,7 @@ def test_dtype_is_a_choice(saved, detector):
     exact, rounded = (one.predict(pixels(), TEXT).sentences for one in (detector, half))
     differences = [abs(a.p_incorrect - b.p_incorrect) for a, b in zip(exact, rounded, strict=True)]
     assert 0 < max(differences) < 0.2
-    with pytest.raises(ModelError, match="dtype: 'int8' is not possible; one of float32, bfloat16"):
+    with pytest.raises(ModelError, match="dtype: must be float32 or bfloat16, got 'int8'"):
         Detector.from_pretrained(saved, dtype="int8")
 
 
@@ -156,8 +156,8 @@ def test_an_image_may_come_in_any_form(detector, tmp_path):
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), image, pixels(), raw, bytearray(raw), memoryview(raw)]
     predictions = [detector.predict(form, TEXT) for form in forms]
     assert all(prediction == predictions[0] for prediction in predictions)
-    grey = [pixels()[:, :, 0], pixels()[:, :, :1], Image.fromarray(pixels()[:, :, 0])]
-    predictions = [detector.predict(form, TEXT) for form in grey]
+    gray = [pixels()[:, :, 0], pixels()[:, :, :1], Image.fromarray(pixels()[:, :, 0])]
+    predictions = [detector.predict(form, TEXT) for form in gray]
     assert all(prediction == predictions[0] for prediction in predictions)
 
 
@@ -312,8 +312,8 @@ def test_what_to_do_with_errors_is_a_choice(detector):
         ({"device": "meta"}, "device: torch sees no 'meta'"),
         ({"device": "gpu"}, "device: must be the name of a device, got 'gpu'"),
         ({"device": ["cpu"]}, r"device: must be the name of a device, got \['cpu'\]"),
-        ({"dtype": ["x"]}, r"dtype: \['x'\] is not possible; one of float32, bfloat16"),
-        ({"dtype": torch.float16}, "dtype: torch.float16 is not possible"),
+        ({"dtype": ["x"]}, r"dtype: must be float32 or bfloat16, got \['x'\]"),
+        ({"dtype": torch.float16}, "dtype: must be float32 or bfloat16, got torch.float16"),
     ],
 )
 def test_where_and_how_to_compute_is_refused_before_anything_is_loaded(options, message):
@@ -552,7 +552,7 @@ def test_a_backbone_of_the_hub_that_is_not_here_is_an_error_that_names_its_commi
 
 @pytest.fixture
 def of_hub(cache, live):
-    """Give a detector on a backbone of the hub, at its newest commit."""
+    """Return a detector on a backbone of the hub, at its newest commit."""
     backbone = cache.parent / "models--someone--backbone"
     commit = "c" * 40
     save_tiny_llama4(backbone / "snapshots" / commit)

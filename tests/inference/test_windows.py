@@ -21,7 +21,7 @@ ENDLESS = LONG.replace(".", ",")
 
 
 def tokens(*lengths: int) -> np.ndarray:
-    """Give the sentences of tokens; a negative length is so many tokens between sentences."""
+    """Return the sentences of tokens; a negative length is so many tokens between sentences."""
     parts, sentence = [], 0
     for length in lengths:
         parts.append(np.full(abs(length), sentence if length > 0 else -1))
@@ -157,7 +157,7 @@ def test_the_first_window_is_scored_as_if_the_text_ended_with_it(make):
 
 
 def head(n):
-    """Give the first sentences of the long text."""
+    """Return the first sentences of the long text."""
     whole = caption(LONG)
     return replace(whole, text=LONG[: whole.sentences[n - 1].end], sentences=whole.sentences[:n])
 

@@ -203,7 +203,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def folder(exported, tmp_path):
-    """Give a copy of an exported detector, to be spoiled."""
+    """Return a copy of an exported detector, to be spoiled."""
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 

@@ -52,7 +52,7 @@ def install(target, *arguments):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder that the package is installed in; tests that want it use `installed`."""
+    """Return the folder that the package is installed in; tests that want it use `installed`."""
     folder = tmp_path_factory.mktemp("site") / "packages"
     install(folder)
     return folder
@@ -65,7 +65,7 @@ def installed(site, monkeypatch):
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
-    """A checkpoint of the package's family."""
+    """Return a checkpoint of the package's family."""
     folder = tmp_path_factory.mktemp("backbone") / "example"
     save_tiny_llava(folder)
     config = json.loads((folder / "config.json").read_text())

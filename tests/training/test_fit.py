@@ -35,7 +35,7 @@ def differences(first: dict[Any, torch.Tensor], second: dict[Any, torch.Tensor])
 
 
 def gradients(folder: Path) -> dict[int, torch.Tensor]:
-    """Give AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
+    """Return AdamW's running mean of gradients: weights themselves amplify rounding where a gradient is nearly 0."""
     state = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
     return {index: entry["exp_avg"] for index, entry in state.items()}
 
@@ -45,7 +45,7 @@ def test_checkpoints_hold_only_what_was_trained_and_load_as_weights_only(whole):
     names = checkpoint["state_dict"]
     assert names
     assert all("lora_" in name or name.startswith(("detector.token_", "detector.sentence_")) for name in names)
-    assert (whole / "best.ckpt").stat().st_size < 500_000  # all parameters are 1.9 MB, without the optimiser's state
+    assert (whole / "best.ckpt").stat().st_size < 500_000  # all parameters are 1.9 MB, without the optimizer's state
 
 
 def test_the_same_run_twice_gives_the_same_weights_and_figures(corpus, whole, tmp_path):

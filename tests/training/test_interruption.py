@@ -53,7 +53,7 @@ def end(process, number, *, when, group=False):
 
 
 def trains(folder):
-    """Say whether the first step of a run was logged."""
+    """Return whether the first step of a run was logged."""
     return lambda: any(folder.glob("logs/version_0/metrics.csv"))
 
 

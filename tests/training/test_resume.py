@@ -131,7 +131,7 @@ def resume(corpus, folder, *more):
 
 @pytest.fixture
 def edited(corpus, tmp_path):
-    """A copy of the corpus elsewhere, and a way to edit its records."""
+    """Return a copy of the corpus elsewhere, and a way to edit its records."""
     shutil.copytree(corpus.parent, tmp_path / "edited")
     file = tmp_path / "edited" / corpus.name
 

@@ -209,7 +209,7 @@ class _Encode:
 
     Args:
         encoder: The detector's encoder.
-        blank: Whether images are replaced by grey ones.
+        blank: Whether images are replaced by gray ones.
     """
 
     def __init__(self, encoder: RowEncoder, *, blank: bool) -> None:

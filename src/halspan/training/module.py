@@ -77,7 +77,7 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Let curves count the steps that were taken; Lightning forgets one where a finished run is made longer."""
+        """Make curves count the steps taken; Lightning loses one when a finished run is extended."""
         count_steps_as(self.trainer, self.trainer.global_step)
 
     @override
@@ -106,7 +106,7 @@ class DetectorModule(pl.LightningModule):
         """Add the loss terms of this device's share, and the scores of its sentences and tokens."""
         for part in batch:
             logits, targets = self.detector(part), _targets(part)
-            self._val_auroc.update(*_labelled_sentences(logits.sentence, part, self._val_auroc.generators))
+            self._val_auroc.update(*_labeled_sentences(logits.sentence, part, self._val_auroc.generators))
             self._val_token_f1.update(targets.token > 0, logits.token > 0, targets.token_mask)
             terms = loss_terms(logits, targets, self._loss_weights)
             self._val_sums += torch.stack([torch.stack([term.total, term.count]) for term in terms.values()])
@@ -156,13 +156,13 @@ class DetectorModule(pl.LightningModule):
 
     def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]], *, is_last: bool) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient, and return its share of the loss."""
-        with nullcontext() if is_last else self._unsynchronised():
+        with nullcontext() if is_last else self._unsynchronized():
             terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
             loss = combine(terms, self._loss_weights, counts)
             self.manual_backward(loss * self.trainer.world_size)  # DDP averages gradients; this makes the mean a sum
         return loss.detach()
 
-    def _unsynchronised(self) -> AbstractContextManager[None]:
+    def _unsynchronized(self) -> AbstractContextManager[None]:
         """Delay the exchange of gradients between devices until the step's last pass."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
@@ -237,9 +237,9 @@ def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> Non
         )
 
 
-def _labelled_sentences(
+def _labeled_sentences(
     logits: Float[Tensor, "sentence"], batch: Batch, generators: Sequence[str]
-) -> tuple[Float[Tensor, "labelled"], Bool[Tensor, "labelled"], Int[Tensor, "labelled"]]:
+) -> tuple[Float[Tensor, "labeled"], Bool[Tensor, "labeled"], Int[Tensor, "labeled"]]:
     """Return logit, label and number of the generator of each scored sentence that is correct or incorrect."""
     rows = [
         (reason is None and sentence.label in ("correct", "incorrect"), sentence.label == "incorrect", generator)

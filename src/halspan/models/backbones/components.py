@@ -52,7 +52,7 @@ def component_of(path: str, family: Family) -> str:
     return next(found, "language tower")
 
 
-def quantisable(model: Any, family: Family, *, experts: bool = True) -> set[str]:
+def quantizable(model: Any, family: Family, *, experts: bool = True) -> set[str]:
     """Return the paths of the parameters for 4 bits: matrices of the language tower, and routed experts.
 
     Routers, norms, embeddings, the vocabulary head, the vision tower and the projector stay in their stored precision.

@@ -22,7 +22,7 @@ Size = tuple[int, int]  # height, width; pixels
 
 
 class Llama4ImagesKwargs(ImagesKwargs, total=False):  # type: ignore[misc, call-arg]
-    """Options that a call or a configuration may set beside those of all image processors.
+    """Options that a call or a configuration may set besides those of all image processors.
 
     Attributes:
         max_patches: Largest number of tiles of an image.

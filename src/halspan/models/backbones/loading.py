@@ -25,7 +25,7 @@ from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
 from halspan.models.model_spec import SHAPES, ModelSpec
-from halspan.models.plan.inventory import check_quantised, measure
+from halspan.models.plan.inventory import check_quantized, measure
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def read_config(spec: ModelSpec) -> Any:
 
 
 def _check_settings(config: Any) -> None:
-    """Refuse a configuration that asks for code, or would take for ever to build, before a layer of it is built."""
+    """Refuse a configuration that asks for code, or is too large to build, before any layer is built."""
     if not isinstance(config, dict):
         raise ValueError(f"config.json holds {show(config)}, not an object")
     for key, name in find_kernels(config):
@@ -197,7 +197,7 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     config, processor, family = _read_parts(spec, processor_from)
     model = _load_weights(spec, config)
     if spec.quantize is not None:
-        check_quantised(measure(model, family))
+        check_quantized(measure(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 

@@ -21,7 +21,7 @@ from transformers.quantizers.auto import register_quantizer
 from typing_extensions import override
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import BLOCK, SCALES, quantisable
+from halspan.models.backbones.components import BLOCK, SCALES, quantizable
 from halspan.models.backbones.families import family_of
 from halspan.models.passes import PARAMETRIZING, replace_forward
 from halspan.models.private.bitsandbytes import empty_linear, move_state, new_state, quantized_parameter
@@ -74,7 +74,7 @@ class Nf4Quantizer(LoadingQuantizer):
     @override
     def before_loading(self, model: Any) -> None:
         config = self.quantization_config
-        self._names = frozenset(quantisable(model, family_of(model.config.model_type)))
+        self._names = frozenset(quantizable(model, family_of(model.config.model_type)))
         _check_widths(model, self._names)
         for name in self._names:
             path = name.removesuffix(".weight")

@@ -168,7 +168,7 @@ def _name_backbone(spec: ModelSpec) -> str:
 
 
 def _share(folder: Path) -> None:
-    """Give the written weights the permissions of the processor's files: safetensors makes them private."""
+    """Set the permissions of the written weights to those of the processor's files: safetensors makes them private."""
     for file in folder.rglob("*.safetensors"):
         shutil.copymode(folder / "processor_config.json", file)
 
@@ -212,13 +212,13 @@ def _merge(detector: SpanDetector, spec: ModelSpec) -> Any:
     if not is_adapted(detector.backbone):
         return detector.backbone
     if any(state_of(detector.backbone, name) is not None for name, _ in detector.backbone.named_parameters()):
-        return _dequantise(detector, spec).merge_and_unload()
+        return _dequantize(detector, spec).merge_and_unload()
     detector.backbone = detector.backbone.merge_and_unload()
     return detector.backbone
 
 
 @torch.no_grad()
-def _dequantise(detector: SpanDetector, spec: ModelSpec) -> Any:
+def _dequantize(detector: SpanDetector, spec: ModelSpec) -> Any:
     """Rebuild the backbone with plain weights, dequantized from the stored ones, and the same adapters."""
     from bitsandbytes.functional import dequantize_4bit
 
