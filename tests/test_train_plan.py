@@ -92,4 +92,4 @@ def test_training_refuses_what_its_plan_forbids_before_it_reads_weights(
     assert error.startswith(message)
     assert not list(tmp_path.iterdir())
     if arguments is TOO_LARGE:
-        assert ") with: trainer.rows_per_pass=1; plan=true shows all of it" in error
+        assert ") with: trainer.tokens_per_pass= shows all of it" in error

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.cost import Cost
 from halspan.core.errors import ModelError
 from halspan.data.rows import Row
+from halspan.inference.forward import score_batch
 from halspan.inference.scorer import Scorer
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
@@ -107,3 +111,20 @@ def test_scores_that_are_not_numbers_are_an_error():
         detector.token_head.hallucinated.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="scores that are not finite numbers, first for captions such as '0'"):
         run((detector, encoder), [row("red", 0)])
+
+
+@pytest.mark.parametrize(("dtype", "is_merged"), [("float32", True), ("bfloat16", False)])
+def test_adapters_are_merged_in_float32_alone_and_once(dtype, is_merged):
+    chosen = replace(spec(), dtype=dtype)
+    detector, encoder = build_detector(chosen, ("Attribute",))
+    for path, parameter in detector.named_parameters():
+        if "lora_B" in path:
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch = encoder.collate([encoder.encode(Image.new("RGB", (32, 32)), [caption(0)], targets=False)])
+    before = next(score_batch(detector.eval(), batch))
+    layers = [module for module in detector.modules() if isinstance(module, BaseTunerLayer)]
+    for _ in range(2):
+        Scorer(detector, encoder, chosen)
+        assert {layer.merged for layer in layers} == {is_merged}
+        after = next(score_batch(detector, batch))
+        np.testing.assert_allclose(after.token_logit, before.token_logit, rtol=0, atol=1e-5 if is_merged else 0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from halspan.core.errors import ModelError
+from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.load import load_detector
 from halspan.models.folder.record import DETECTOR, DetectorRecord, model_record
@@ -100,6 +101,21 @@ def test_adapters_and_heads_come_back_tensor_by_tensor_in_all_families(name, tmp
     assert_equal(head_tensors(loaded), head_tensors(detector))
     assert_equal(adapter_tensors(loaded.backbone), adapter_tensors(detector.backbone))
     assert difference(scores(loaded, again), scores(detector, encoder)) == 0
+
+
+@families
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_folder_carries_only_the_layers_that_are_read_in_all_families(name, merge, tmp_path):
+    read_layer = 2 if name == "mllama" else 1  # its first layer sees no image
+    detector, encoder, spec = build(name, read_layer=read_layer)
+    before = scores(detector, encoder)
+    write(tmp_path / "out", detector, encoder, spec, merge=merge)
+    stored = open_checkpoint(str(tmp_path / "out" if merge else tmp_path / "out" / "backbone"), None)
+    assert any(".layers.0." in tensor for tensor in stored)
+    assert name == "mllama" or len(stored) < len(open_checkpoint(saved(name), None))
+    loaded, again, of_folder, _ = load_detector(tmp_path / "out", device=CPU)
+    assert of_folder.read_layer == read_layer
+    assert difference(scores(loaded, again), before) <= (MERGED_WITHIN if merge else 0)
 
 
 @families

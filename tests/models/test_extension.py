@@ -252,7 +252,7 @@ def small_spec(**changes):
 
 
 def test_the_plan_counts_what_the_heads_take(installed):
-    size = PassSize(rows=1, is_mixed=False)
+    size = PassSize(tokens=1024, is_mixed=False)
     plan = make_plan(small_spec(), size)
     heads = next(part for part in plan.weights if part.component == "heads")
     hidden, width, n_types = 64, 8, 9
@@ -295,7 +295,7 @@ def test_its_backbone_is_built_planned_exported_and_loaded(installed, backbone, 
     parts = build_detector(spec, HALLUCINATION_TYPES)
     assert type(parts[0].backbone.get_base_model()).__module__ == "halspan_example.backbone"
     assert parts[0].family.decoder == "model.language_model"
-    plan = make_plan(spec, PassSize(rows=1, is_mixed=False))
+    plan = make_plan(spec, PassSize(tokens=1024, is_mixed=False))
     own = sum(p.numel() * p.element_size() for p in parts[0].parameters() if p.requires_grad)
     assert plan.trained == own
     about = About(name="example", figures={}, origin={})

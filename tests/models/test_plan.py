@@ -17,7 +17,7 @@ from halspan.models.plan import skeleton as skeleton_module
 from halspan.models.plan.activations import estimate_activations
 from halspan.models.plan.inventory import take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
-from halspan.models.plan.remedies import Device, combine_remedies, find_remedies, require_room
+from halspan.models.plan.remedies import Device, combine_remedies, find_remedies, require_room, shrink_to_fit
 from halspan.models.plan.skeleton import Skeleton, build_skeleton, shipped_ids
 from halspan.testing.tiny_models import TAXONOMY, MakeSpec
 
@@ -25,7 +25,7 @@ SCOUT = "meta-llama/Llama-4-Scout-17B-16E-Instruct"
 CONF = Path(__file__).parents[2] / "conf" / "model"
 CONFIGURATIONS = Path(skeleton_module.__file__).parent / "configurations"
 GIB = 2**30
-ONE_ROW = PassSize(rows=1, is_mixed=True)
+ONE_ROW = PassSize(tokens=1024, is_mixed=True)
 
 # parameters that the hub's safetensors metadata counts
 PUBLISHED = {
@@ -197,20 +197,20 @@ def loaded_skeleton(spec: ModelSpec) -> Skeleton:
 def test_activations_are_what_autograd_keeps(make_spec: MakeSpec, attention, dropout):
     spec = make_spec(attention=attention, lora=adapters("language", dropout=dropout), pack_tokens=256)
     skeleton = loaded_skeleton(spec)
-    estimate = estimate_activations(skeleton, spec, PassSize(rows=2, is_mixed=False)).kept
+    estimate = estimate_activations(skeleton, spec, PassSize(tokens=512, is_mixed=False)).kept
     assert 0.75 < estimate / bytes_kept(skeleton, spec, rows=2) < 1.35
 
 
 def test_adapted_experts_keep_their_sums(make_llama4_spec: MakeSpec):
     spec = make_llama4_spec(lora=adapters("language", "experts"), pack_tokens=256)
     skeleton = loaded_skeleton(spec)
-    estimate = estimate_activations(skeleton, spec, PassSize(rows=2, is_mixed=False)).kept
+    estimate = estimate_activations(skeleton, spec, PassSize(tokens=512, is_mixed=False)).kept
     assert 0.75 < estimate / bytes_kept(skeleton, spec, rows=2) < 1.35
 
 
 def test_gradient_checkpointing_keeps_one_layer_and_the_states_between(make_llava_spec: MakeSpec):
     skeleton = build_skeleton(make_llava_spec(pack_tokens=256), n_types=2)
-    size = PassSize(rows=2, is_mixed=False)
+    size = PassSize(tokens=512, is_mixed=False)
     plain, saving = (
         estimate_activations(skeleton, make_llava_spec(pack_tokens=256, gradient_checkpointing=on), size)
         for on in (False, True)
@@ -222,7 +222,7 @@ def test_gradient_checkpointing_keeps_one_layer_and_the_states_between(make_llav
 
 def test_heads_alone_keep_nothing_of_the_backbone(make_llava_spec: MakeSpec):
     plain, frozen = (
-        make_plan(make_llava_spec(**changes), PassSize(rows=2, is_mixed=False)) for changes in ({}, {"lora": None})
+        make_plan(make_llava_spec(**changes), PassSize(tokens=512, is_mixed=False)) for changes in ({}, {"lora": None})
     )
     assert frozen.activations.gradients == 0
     assert plain.activations.gradients < frozen.activations.kept < plain.activations.kept  # a layer of two, the mask
@@ -231,11 +231,13 @@ def test_heads_alone_keep_nothing_of_the_backbone(make_llava_spec: MakeSpec):
 
 def test_a_plan_that_does_not_fit_is_refused_with_keys_that_make_it_fit(make_llama4_spec: MakeSpec):
     spec = make_llama4_spec(lora=adapters("language", "experts", r=8))
-    size = PassSize(rows=4, is_mixed=True)
+    size = PassSize(tokens=4096, is_mixed=True)
     plan = make_plan(spec, size)
     require_room(spec, size, plan, [Device(name="box", free=plan.peak, total=plan.peak)])
     small = Device(name="box", free=plan.peak // 2, total=plan.peak)
-    with pytest.raises(ModelError, match=r"box has .* free; it fits \(.*\) with: trainer.rows_per_pass=1") as caught:
+    with pytest.raises(
+        ModelError, match=r"box has .* free; it fits \(.*\) with: trainer.tokens_per_pass=1024"
+    ) as caught:
         require_room(spec, size, plan, [small])
     named = re.search(r"with: (.*);", str(caught.value))
     assert named is not None
@@ -285,3 +287,15 @@ def test_a_text_model_is_an_error(make_llava_spec: MakeSpec, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
     with pytest.raises(ModelError, match="AutoModelForImageTextToText does not know"):
         build_skeleton(make_llava_spec(backbone=str(tmp_path)), n_types=2)
+
+
+def test_a_pass_is_as_large_as_memory_allows(make_llava_spec: MakeSpec):
+    spec, whole = make_llava_spec(), PassSize(tokens=8192, is_mixed=False)
+    peak = make_plan(spec, whole).peak
+    assert shrink_to_fit(spec, whole, free=None) == whole
+    assert shrink_to_fit(spec, whole, free=2 * peak) == whole
+    smaller = shrink_to_fit(spec, whole, free=peak // 2)
+    assert 64 < smaller.tokens < whole.tokens
+    assert make_plan(spec, smaller).peak <= 0.9 * (peak // 2)
+    assert make_plan(spec, replace(smaller, tokens=smaller.tokens + 64)).peak > 0.9 * (peak // 2)
+    assert shrink_to_fit(spec, whole, free=1).tokens == 64

@@ -10,6 +10,8 @@ import pytest
 import torch
 from small_runs import ROOT, figures, run, small_overrides
 
+from halspan.core.errors import ResourceError
+from halspan.models.detector import SpanDetector
 from halspan.testing.small_corpora import write_corpus
 
 
@@ -103,8 +105,41 @@ def test_kill_9_between_two_checkpoints_then_resume_ends_where_the_whole_run_end
 def test_a_batch_in_several_passes_trains_like_the_batch_in_one(corpus, whole, tmp_path):
     steady = [*small_overrides(corpus), "model.lora.dropout=0", "trainer.precision=32-true"]
     run(*steady, f"run_dir={tmp_path / 'one'}")
-    run(*steady, f"run_dir={tmp_path / 'three'}", "trainer.rows_per_pass=2")
+    run(*steady, f"run_dir={tmp_path / 'three'}", "trainer.tokens_per_pass=200")
     assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "three")) < 1e-6
+
+
+def allocate_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
+    """Let training passes of more tokens ask torch for more memory than there is; list the sizes of passes."""
+    sizes: list[int] = []
+    forward = SpanDetector.forward
+
+    def crowded(self, batch):
+        if self.training:
+            sizes.append(batch.size)
+            torch.empty(2**60 if batch.size > tokens else 0)
+        return forward(self, batch)
+
+    monkeypatch.setattr(SpanDetector, "forward", crowded)
+    return sizes
+
+
+def test_a_pass_that_runs_out_of_memory_is_halved_from_then_on(corpus, tmp_path, monkeypatch, caplog):
+    steady = [*small_overrides(corpus), "model.lora.dropout=0", "trainer.precision=32-true"]
+    run(*steady, f"run_dir={tmp_path / 'one'}")
+    sizes = allocate_above(monkeypatch, 250)
+    run(*steady, f"run_dir={tmp_path / 'halved'}")
+    assert "memory was too short for a pass of " in caplog.text
+    assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "halved")) < 1e-6
+    state = torch.load(tmp_path / "halved" / "last.ckpt", weights_only=True)["RowData"]
+    assert state["tokens_per_pass"] <= 250
+    assert [size for size in sizes if size > 250] == sizes[:1]  # no later step has to find out again
+
+
+def test_a_line_that_does_not_fit_alone_ends_training_with_what_to_do(corpus, tmp_path, monkeypatch):
+    allocate_above(monkeypatch, 10)
+    with pytest.raises(ResourceError, match=r"lower trainer\.tokens_per_pass"):
+        run(*small_overrides(corpus), f"run_dir={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize("choice", ["trainer.precision=bf16-mixed", "model.lora=null"])

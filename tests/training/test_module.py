@@ -91,6 +91,7 @@ def test_training_needs_a_row_to_train_on_and_one_to_validate_on():
             train=[],
             val=[None],
             encode=tuple,
+            tokens_per_pass=1,
             run=None,
             trainer=None,
             optimizer=None,

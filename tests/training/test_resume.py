@@ -24,7 +24,7 @@ from halspan.training.module import DetectorModule
 
 FIGURES = {"reasons": {}}
 STEPS = ["trainer.max_steps=null", "trainer.val_every_steps=null"]
-SMALL = ["trainer.val_every_steps=4", "trainer.rows_per_pass=2"]
+SMALL = ["trainer.val_every_steps=4", "trainer.tokens_per_pass=200"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,7 +198,7 @@ def test_a_corpus_may_have_moved_and_the_machine_may_be_another(edited, whole, t
     folder = shutil.copytree(whole, tmp_path / "run")
     file = edited(lambda records: None)
     assert resume(file, folder) is None
-    machine = ["trainer.workers=0", "trainer.rows_per_pass=1", "trainer.save_every_steps=1", "trainer.max_steps=8"]
+    machine = ["trainer.workers=0", "trainer.tokens_per_pass=100", "trainer.save_every_steps=1", "trainer.max_steps=8"]
     assert resume(file, folder, *machine) is None
     assert checkpoint(folder)["global_step"] == 8
 

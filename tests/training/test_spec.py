@@ -13,7 +13,7 @@ def spec(**changes):
         "threads": None,
         "workers": 0,
         "rows_per_batch": 4,
-        "rows_per_pass": None,
+        "tokens_per_pass": "auto",
         "captions_per_row": 1,
         "max_steps": None,
         "max_epochs": 2,

@@ -1,7 +1,8 @@
 """One run after its data have been read: plan, build, train, judge. Its imports take seconds."""
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from halspan.console import open_console
 from halspan.core.files import write_json, write_text
 from halspan.data.controls import read_image
 from halspan.data.corpus import Corpus
-from halspan.data.rows import Row, group_rows
+from halspan.data.rows import group_rows
 from halspan.data.split.contents import Contents
 from halspan.data.split.parts import SplitParts
 from halspan.evaluation.baselines.runner import IMAGE_BLIND
@@ -26,12 +27,13 @@ from halspan.evaluation.origin import describe_process
 from halspan.inference.scorer import Scorer
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.write import identify_backbone
-from halspan.models.inputs.batch import Batch
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.inventory import gib, take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
-from halspan.models.plan.remedies import find_devices, find_remedies, require_room
+from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
+from halspan.training.encoding import EncodeRows
 from halspan.training.fit import check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
 from halspan.training.run_spec import RunSpec, TrainerSpec, describe_recipe
@@ -73,14 +75,24 @@ def make_scorer(detector: SpanDetector, encoder: RowEncoder, spec: RunSpec) -> S
 
 
 def tokens_per_pass(spec: RunSpec) -> int:
-    """Return the tokens of a run's largest forward pass, with padding and images; judging uses the same number."""
-    return int(spec.trainer.largest_pass * spec.model.pack_tokens)
+    """Return the most tokens of a forward pass on the run's machine; judging uses the same number as training."""
+    return choose_pass(spec.model, spec.trainer).tokens
+
+
+def choose_pass(model: ModelSpec, trainer: TrainerSpec) -> PassSize:
+    """Return the size of a pass: the one that was asked for, or as large as every device has memory for."""
+    share = -(-trainer.rows_per_batch // trainer.devices)
+    whole = PassSize(tokens=share * model.pack_tokens, is_mixed=trainer.precision == "bf16-mixed")
+    if trainer.tokens_per_pass != "auto":
+        return replace(whole, tokens=trainer.tokens_per_pass)
+    devices = find_devices(trainer.accelerator, trainer.devices)
+    return shrink_to_fit(model, whole, free=min((device.free for device in devices), default=None))
 
 
 def show_plan(config: DictConfig) -> None:
     """Print the memory a run needs and whether the devices here have it; data and weights are not read."""
     model, trainer = (configure.build(config[key], key) for key in ("model", "trainer"))
-    size = _pass_size(trainer)
+    size = choose_pass(model, trainer)
     plan = make_plan(model, size)
     devices = find_devices(trainer.accelerator, trainer.devices)
     is_short = any(plan.peak > device.free for device in devices)
@@ -91,15 +103,16 @@ def show_plan(config: DictConfig) -> None:
 
 def _check_plan(spec: RunSpec) -> None:
     """Refuse a run that does not fit, and LoRA targets that match nothing, before data or weights are read."""
-    size = _pass_size(spec.trainer)
+    size = choose_pass(spec.model, spec.trainer)
     plan = make_plan(spec.model, size)
     devices = find_devices(spec.trainer.accelerator, spec.trainer.devices)
     require_room(spec.model, size, plan, devices)
-    logger.info("plan: %s at the peak, of %s free (plan=true shows it)", gib(plan.peak), gib(devices[0].free))
-
-
-def _pass_size(trainer: TrainerSpec) -> PassSize:
-    return PassSize(rows=trainer.largest_pass, is_mixed=trainer.precision == "bf16-mixed")
+    logger.info(
+        "plan: passes of at most %d tokens, %s at the peak, of %s free (plan=true shows it)",
+        size.tokens,
+        gib(plan.peak),
+        gib(devices[0].free),
+    )
 
 
 def _show_recipe(spec: RunSpec) -> None:
@@ -167,7 +180,8 @@ def _fit_and_judge(
             detector,
             train=group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row),
             val=group_rows(corpus, parts.val, max_captions=spec.trainer.captions_per_row),
-            encode=_Encode(encoder, blank=spec.blank_images),
+            encode=EncodeRows(encoder, partial(read_image, blank=spec.blank_images)),
+            tokens_per_pass=tokens_per_pass(spec),
             run=place,
             trainer=spec.trainer,
             optimizer=spec.optimizer,
@@ -202,20 +216,3 @@ def _fit_and_judge(
     finally:
         finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
     return metrics
-
-
-class _Encode:
-    """Encoder of a batch of rows and their images; an object, because spawned workers receive it pickled.
-
-    Args:
-        encoder: The detector's encoder.
-        blank: Whether images are replaced by gray ones.
-    """
-
-    def __init__(self, encoder: RowEncoder, *, blank: bool) -> None:
-        self._encoder = encoder
-        self._blank = blank
-
-    def __call__(self, rows: Sequence[Row]) -> Batch:
-        encoded = [self._encoder.encode(read_image(row.image, blank=self._blank), row.captions) for row in rows]
-        return self._encoder.collate(encoded)

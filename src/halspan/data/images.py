@@ -85,6 +85,16 @@ def check_image_file(path: Path) -> None:
             image.load()
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Read an image's width and height, in pixels, from its header; EXIF orientation is not applied.
+
+    Raises:
+        DataError: As for `load_image`, for what the header shows.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
 def describe_problem(path: Path, *, decode: bool) -> tuple[str, str] | None:
     """Describe what is wrong with an image.
 

@@ -1,6 +1,6 @@
 """Rows, the unit of a batch (one image with its captions), and the order in which training uses them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
 
 # Number of batches in a pool of random rows, in which rows of similar length share a batch.
-POOL_BATCHES = 8
+POOL_BATCHES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,6 @@ class Row:
 
     image: Path
     captions: tuple[Caption, ...]
-
-    @property
-    def n_characters(self) -> int:
-        """Return the number of characters in all its captions, which measures its length."""
-        return sum(len(caption.text) for caption in self.captions)
 
 
 def group_rows(corpus: Corpus, captions: Iterable[Caption], *, max_captions: int) -> list[Row]:
@@ -53,14 +48,14 @@ def group_rows(corpus: Corpus, captions: Iterable[Caption], *, max_captions: int
     ]
 
 
-def batches(rows: Sequence[Row], *, rows_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], *, rows_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Divide the rows of one epoch into batches, as a pure function of the arguments.
 
     Rows are shuffled. Pools of `POOL_BATCHES` batches are then sorted by length and cut into batches, so that batches
     need little padding. At last the batches are shuffled.
 
     Args:
-        rows: Rows to divide.
+        lengths: Length of each row, in tokens.
         rows_per_batch: Number of rows in a batch; the rest makes a smaller batch.
         seed: Seed of the run, 0 or more.
         epoch: 0-based number of the pass over the rows.
@@ -73,18 +68,40 @@ def batches(rows: Sequence[Row], *, rows_per_batch: int, seed: int, epoch: int) 
     [1, 2, 2]
     """
     random = np.random.default_rng([seed, epoch])
-    lengths = np.array([row.n_characters for row in rows], dtype=np.int64)
-    order = random.permutation(len(rows))
+    known = np.array(lengths, dtype=np.int64)
+    order = random.permutation(len(known))
     pools = (
-        order[start : start + POOL_BATCHES * rows_per_batch] for start in _starts(rows, POOL_BATCHES * rows_per_batch)
+        order[start : start + POOL_BATCHES * rows_per_batch] for start in _starts(order, POOL_BATCHES * rows_per_batch)
     )
-    order = np.concatenate([order[:0], *(pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)])
-    cut = [order[start : start + rows_per_batch].tolist() for start in _starts(rows, rows_per_batch)]
+    order = np.concatenate([order[:0], *(pool[np.argsort(known[pool], kind="stable")] for pool in pools)])
+    cut = [order[start : start + rows_per_batch].tolist() for start in _starts(order, rows_per_batch)]
     return [cut[position] for position in random.permutation(len(cut))]
 
 
-def _starts(rows: Sequence[Row], size: int) -> range:
-    return range(0, len(rows), size)
+def share_out(batch: Sequence[int], lengths: Sequence[int], *, devices: int) -> list[list[int]]:
+    """Divide a batch among devices so that each has nearly equal work.
+
+    The longest row goes first, each row to the device with the least work so far (Graham 1969).
+
+    Args:
+        batch: Positions of rows.
+        lengths: Length of each row that a position can mean, in tokens.
+        devices: Number of devices.
+
+    Returns:
+        The positions for each device, in the order of the batch; empty for some where there are fewer rows.
+    """
+    work = [0] * devices
+    chosen: dict[int, int] = {}
+    for place in sorted(range(len(batch)), key=lambda place: -lengths[batch[place]]):
+        device = work.index(min(work))
+        work[device] += lengths[batch[place]]
+        chosen[place] = device
+    return [[row for place, row in enumerate(batch) if chosen[place] == device] for device in range(devices)]
+
+
+def _starts(items: Sized, size: int) -> range:
+    return range(0, len(items), size)
 
 
 def _even_parts(captions: list[Caption], max_captions: int) -> list[list[Caption]]:

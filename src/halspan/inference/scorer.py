@@ -25,7 +25,7 @@ class Scorer:
     """Scores texts of any length about images with a detector.
 
     Args:
-        detector: The detector; it is switched to evaluation mode.
+        detector: The detector; it is switched to evaluation mode, and in float32 its adapters are merged.
         encoder: Its encoder.
         spec: Spec that it was built from.
     """
@@ -34,6 +34,8 @@ class Scorer:
         self.detector = detector.eval()
         self.encoder = encoder
         self.spec = spec
+        if spec.dtype == "float32" and spec.quantize is None:  # otherwise rounding would matter
+            detector.merge_adapters()
 
     @property
     def device(self) -> torch.device:

@@ -234,6 +234,14 @@ class SpanDetector(nn.Module):
             )
         return this
 
+    def merge_adapters(self) -> None:
+        """Add the adapters to the weights they adapt, so that a pass costs no more than the backbone's own.
+
+        Scores change by rounding. This is for scoring alone: the adapters stay, but training them has no effect.
+        """
+        if any(getattr(module, "merged", None) is False for module in self.backbone.modules()):  # of peft's layers
+            self.backbone.merge_adapter()
+
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
         return {name: p.detach().cpu() for name, p in self.named_parameters() if p.requires_grad}

@@ -73,6 +73,8 @@ class ModelSpec:
         revision: Commit, tag or branch of a hub id; None for its main branch.
         prompt: Text before the captions: a user's turn, which the processor's chat template formats. A prompt that
             contains the family's image placeholder is used as it is.
+        read_layer: Number of layers of the text decoder that are loaded and run; the heads read the states after the
+            last of them, through the decoder's final norm. None for all layers.
         context: Part of its own caption that a token sees. `causal`: the tokens before it. `echo`: the caption is
             repeated, and the second copy is read. `bidirectional`: the whole caption. `bidirectional_sentence`: its
             own sentence, and the tokens before that.
@@ -97,6 +99,7 @@ class ModelSpec:
 
     backbone: Text
     revision: Text | None = None
+    read_layer: Count | None = None
     prompt: Text
     context: Context
     max_tokens: Count

@@ -1,21 +1,29 @@
 """The LightningDataModule: the rows of each optimizer step, by device and from any first step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from halspan.core.captions import Sentence
-from halspan.data.rows import Row, batches
+from halspan.data.rows import Row, batches, share_out
 from halspan.models.inputs.batch import Batch
 from halspan.training.interruption import leave_signals_to_parent
 from halspan.training.run_spec import TrainerSpec
 
-Encode = Callable[[Sequence[Row]], Batch]
+
+class Encode(Protocol):
+    """Function that reads the images of rows and makes batches of at most some number of tokens of them."""
+
+    def __call__(self, rows: Sequence[Row], *, tokens_per_pass: int) -> tuple[Batch, ...]:
+        """Encode rows."""
+        ...
 
 
 class RowData(pl.LightningDataModule):
@@ -27,54 +35,91 @@ class RowData(pl.LightningDataModule):
     Args:
         train: Training rows.
         val: Validation rows.
-        encode: Function that reads the rows' images and makes one batch of them.
+        lengths: Length of each training row, and of each validation row, in tokens.
+        encode: Function that makes batches of rows.
         spec: Batch sizes and workers.
+        tokens_per_pass: Most tokens of one pass, padding included.
         seed: Seed of the order of rows.
     """
 
     def __init__(
-        self, *, train: Sequence[Row], val: Sequence[Row], encode: Encode, spec: TrainerSpec, seed: int
+        self,
+        *,
+        train: Sequence[Row],
+        val: Sequence[Row],
+        lengths: tuple[Sequence[int], Sequence[int]],
+        encode: Encode,
+        spec: TrainerSpec,
+        tokens_per_pass: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self._train = train
         self._val = val
+        self._lengths = lengths
         self._encode = encode
         self._spec = spec
         self._seed = seed
         self._first_step = 0
+        # shared with workers, which read it before each step
+        self._limit: Tensor = torch.tensor(tokens_per_pass).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def total_steps(self) -> int:
         """Return the optimizer steps of the whole run."""
         return self._spec.total_steps(len(self._train))
 
+    @property
+    def tokens_per_pass(self) -> int:
+        """Return the most tokens of a pass; memory may have been too short for what was asked."""
+        return int(self._limit)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of optimizer steps taken."""
-        return {"step": self._trainer().global_step}
+        """Return the number of optimizer steps taken, and the size of passes."""
+        return {"step": self._trainer().global_step, "tokens_per_pass": self.tokens_per_pass}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the steps that were taken."""
         self._first_step = state_dict["step"]
+        if self._spec.tokens_per_pass == "auto":  # free memory may differ, the sums of gradients should not
+            self._limit.fill_(state_dict.get("tokens_per_pass", self.tokens_per_pass))
 
     def train_dataloader(self) -> DataLoader[tuple[Batch, ...]]:
         """Return this device's share of each optimizer step, as one batch per pass."""
-        trainer = self._trainer()
-        steps = StepRows(
-            self._train,
-            rows_per_batch=self._spec.rows_per_batch,
-            seed=self._seed,
-            steps=range(self._first_step, self.total_steps),
-            share=slice(trainer.global_rank, None, trainer.world_size),
-        )
-        return self._loader(_Passes(self._train, self._encode, self._spec.rows_per_pass), steps)
+        return self._loader(self._passes(self._train), self._steps(range(self._first_step, self.total_steps)))
 
     def val_dataloader(self) -> DataLoader[tuple[Batch, ...]]:
-        """Return this device's share of the validation rows, one pass at a time."""
+        """Return this device's share of the validation rows, rows of similar length together."""
+        trainer, lengths = self._trainer(), self._lengths[1]
+        order = sorted(range(len(self._val)), key=lambda row: -lengths[row])
+        mine = order[trainer.global_rank :: trainer.world_size]
+        size = self._spec.rows_per_batch
+        together = [mine[start : start + size] for start in range(0, len(mine), size)] or [[]]
+        return self._loader(self._passes(self._val), together)
+
+    def smaller_passes(self, step: int, *, tokens_per_pass: int) -> tuple[Batch, ...]:
+        """Make the passes of a step again with fewer tokens each, and those of all later steps.
+
+        Args:
+            step: Number of optimizer steps before this one.
+            tokens_per_pass: Most tokens of one pass, padding included.
+        """
+        self._limit.fill_(tokens_per_pass)
+        return self._passes(self._train)[next(iter(self._steps(range(step, step + 1))))]
+
+    def _steps(self, steps: range) -> "StepRows":
         trainer = self._trainer()
-        size = self._spec.rows_per_pass or -(-self._spec.rows_per_batch // trainer.world_size)
-        mine = range(trainer.global_rank, len(self._val), trainer.world_size)
-        passes = [list(mine[start : start + size]) for start in range(0, len(mine), size)] or [[]]
-        return self._loader(_Passes(self._val, self._encode, None), passes)
+        return StepRows(
+            self._lengths[0],
+            rows_per_batch=self._spec.rows_per_batch,
+            seed=self._seed,
+            steps=steps,
+            device=trainer.global_rank,
+            devices=trainer.world_size,
+        )
+
+    def _passes(self, rows: Sequence[Row]) -> "_Passes":
+        return _Passes(rows, self._encode, self._limit)
 
     def _loader(
         self, dataset: Dataset[tuple[Batch, ...]], indices: Sampler[list[int]] | Sequence[list[int]]
@@ -99,27 +144,31 @@ class StepRows(Sampler[list[int]]):
     """The rows of each optimizer step on one device: a pure function of seed and step.
 
     Args:
-        rows: Rows to choose from.
+        lengths: Length of each row, in tokens.
         rows_per_batch: Number of rows in a global batch.
         seed: Seed of the order of rows, which differs from epoch to epoch.
         steps: Steps to yield; those before its start are already taken.
-        share: This device's part of the rows in a global batch.
+        device: 0-based number of this device.
+        devices: Number of devices that share each global batch.
     """
 
-    def __init__(self, rows: Sequence[Row], *, rows_per_batch: int, seed: int, steps: range, share: slice) -> None:
-        self._rows = rows
+    def __init__(
+        self, lengths: Sequence[int], *, rows_per_batch: int, seed: int, steps: range, device: int = 0, devices: int = 1
+    ) -> None:
+        self._lengths = lengths
         self._rows_per_batch = rows_per_batch
         self._seed = seed
         self._steps = steps
-        self._share = share
+        self._device = device
+        self._devices = devices
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the row numbers of each step; empty if a short batch leaves this device no rows."""
-        order = lru_cache(1)(partial(batches, self._rows, rows_per_batch=self._rows_per_batch, seed=self._seed))
-        steps_per_epoch = -(-len(self._rows) // self._rows_per_batch)
+        order = lru_cache(1)(partial(batches, self._lengths, rows_per_batch=self._rows_per_batch, seed=self._seed))
+        steps_per_epoch = -(-len(self._lengths) // self._rows_per_batch)
         for step in self._steps:
             epoch, position = divmod(step, steps_per_epoch)
-            yield order(epoch=epoch)[position][self._share]
+            yield share_out(order(epoch=epoch)[position], self._lengths, devices=self._devices)[self._device]
 
     def __len__(self) -> int:
         """Return all steps of the run, including those taken, because Lightning counts from the run's beginning."""
@@ -127,18 +176,17 @@ class StepRows(Sampler[list[int]]):
 
 
 class _Passes(Dataset[tuple[Batch, ...]]):
-    """Batches of at most `rows_per_pass` rows, made from lists of rows."""
+    """Batches of at most `limit` tokens each, made from lists of rows."""
 
-    def __init__(self, rows: Sequence[Row], encode: Encode, rows_per_pass: int | None) -> None:
+    def __init__(self, rows: Sequence[Row], encode: Encode, limit: Int[Tensor, ""]) -> None:
         self._rows = rows
         self._encode = encode
-        self._rows_per_pass = rows_per_pass
+        self._limit = limit
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Batch, ...]:
         # All devices take every step together; one without rows takes part with a row that does not count.
         rows = [self._rows[index] for index in indices] or [_without_labels(self._rows[0])]
-        size = self._rows_per_pass or len(rows)
-        return tuple(self._encode(rows[start : start + size]) for start in range(0, len(rows), size))
+        return self._encode(rows, tokens_per_pass=int(self._limit))
 
 
 def _without_labels(row: Row) -> Row:

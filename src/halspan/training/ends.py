@@ -18,7 +18,8 @@ _NO_MEMORY = re.compile(
     r"out of memory|not enough memory|allocate memory|bad_alloc|killed by signal: Killed|shared memory", re.IGNORECASE
 )
 _SMALLER = (
-    "lower trainer.rows_per_pass or trainer.captions_per_row, or end other programs; plan=true shows what the run needs"
+    "lower trainer.tokens_per_pass or trainer.captions_per_row, or end other programs; plan=true shows what the run "
+    "needs"
 )
 
 
@@ -46,7 +47,7 @@ def explained_ends(run: RunDirectory, *, can_resume: bool) -> Iterator[None]:
         if reason := _NO_SPACE.get(_errno(error)):
             where = getattr(error, "filename", None) or run.path
             raise ResourceError(f"{where}: cannot be written: {reason}; make room there, then {again}") from error
-        if _is_memory_short(error):
+        if is_memory_short(error):
             raise ResourceError(
                 f"the memory of {'the GPU' if 'CUDA' in str(error) else 'this machine'} does not suffice "
                 f"({_first_words(error)}); {_SMALLER}; then {again}"
@@ -59,7 +60,8 @@ def _errno(error: Exception) -> int:
     return error.errno or 0 if isinstance(error, OSError) else int(said[1]) if said else 0
 
 
-def _is_memory_short(error: Exception) -> bool:
+def is_memory_short(error: Exception) -> bool:
+    """Return whether an error of Python, torch, its allocators or its data loader means too little memory."""
     if isinstance(error, MemoryError) or _errno(error) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))

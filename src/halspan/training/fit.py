@@ -21,7 +21,8 @@ from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
-from halspan.training.datamodule import Encode, RowData
+from halspan.training.datamodule import RowData
+from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.private_lightning import StepBar
@@ -58,7 +59,8 @@ def fit(
     *,
     train: Sequence[Row],
     val: Sequence[Row],
-    encode: Encode,
+    encode: EncodeRows,
+    tokens_per_pass: int,
     run: RunDirectory,
     trainer: TrainerSpec,
     optimizer: OptimizerSpec,
@@ -72,7 +74,8 @@ def fit(
         detector: Detector to train, in place.
         train: Training rows.
         val: Validation rows; their loss chooses `best.ckpt`.
-        encode: Function that reads the rows' images and makes one batch of them.
+        encode: Encoder of the rows.
+        tokens_per_pass: Most tokens of one pass, padding included; a resumed run continues with its own.
         run: Folder of the checkpoints.
         trainer: Machine, batch sizes and length.
         optimizer: Rates, decay and schedule.
@@ -93,12 +96,20 @@ def fit(
             f"split: {len(train)} training rows and {len(val)} validation rows; both need at least one image: "
             "hold out fewer generators or give more data"
         )
-    rows = RowData(train=train, val=val, encode=encode, spec=trainer, seed=seed)
-    total_steps = rows.total_steps
+    total_steps = trainer.total_steps(len(train))
     check_length(run, trainer, n_rows=len(train))
     done = Progress.read(run)
     done.log(total_steps)
     if done.step < total_steps:
+        rows = RowData(
+            train=train,
+            val=val,
+            lengths=(encode.measure(train), encode.measure(val)),
+            encode=encode,
+            spec=trainer,
+            tokens_per_pass=tokens_per_pass,
+            seed=seed,
+        )
         generators = sorted({caption.generator for row in val for caption in row.captions})
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators

@@ -1,5 +1,6 @@
 """The LightningModule: one optimizer step over a global batch, the validation loss, and checkpoint contents."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,9 +21,13 @@ from halspan.metrics.torchmetrics import SentenceAuroc, TokenF1
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.batch import Batch
 from halspan.training.checkpoints import read_checkpoint
+from halspan.training.datamodule import RowData
+from halspan.training.ends import is_memory_short
 from halspan.training.optimizer import build_optimizer
 from halspan.training.private_lightning import count_steps_as
 from halspan.training.run_spec import OptimizerSpec
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "detector."
 
@@ -83,17 +88,14 @@ class DetectorModule(pl.LightningModule):
     @override
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
         """Take one optimizer step over this device's share of a global batch, in one or several passes."""
-        seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         counts = self._count_globally(batch)
-        optimizer.zero_grad()
-        losses = [
-            self._backward(part, counts, is_last=number == len(batch)) for number, part in enumerate(batch, start=1)
-        ]
+        loss = self._accumulate_in_memory(batch, counts)
+        self._exchange_gradients()
         if self._optimizer_spec.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
-        self._log_step(torch.stack(losses).sum(), [group["lr"] for group in optimizer.param_groups])
+        self._log_step(loss, [group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
 
@@ -154,18 +156,65 @@ class DetectorModule(pl.LightningModule):
         ):
             group["lr"] = rate * factor(schedule.last_epoch)
 
-    def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]], *, is_last: bool) -> Float[Tensor, ""]:
+    def _accumulate_in_memory(self, batch: Sequence[Batch], counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
+        """Accumulate a step's gradient; where memory is short, in smaller passes from this step on."""
+        while True:
+            try:
+                return self._accumulate(batch, counts)
+            except (MemoryError, RuntimeError) as error:
+                smaller = self._halve(batch) if is_memory_short(error) else ()
+                if not smaller:
+                    raise
+                batch = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # after the block, because the error holds the tensors of the pass
+
+    def _accumulate(self, batch: Sequence[Batch], counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
+        """Add up the gradient of this device's passes, and return its share of the loss."""
+        seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
+        self.zero_grad()
+        with self._unsynchronized():
+            return torch.stack([self._backward(part, counts) for part in batch]).sum()
+
+    def _halve(self, batch: Sequence[Batch]) -> tuple[Batch, ...]:
+        """Make a step's passes half as large, and those of later steps; empty if a line is too long for that."""
+        rows: RowData = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+        largest = max(part.size for part in batch)
+        limit = rows.tokens_per_pass if rows.tokens_per_pass < largest else largest // 2
+        smaller = rows.smaller_passes(self.trainer.global_step, tokens_per_pass=limit)
+        if max(part.size for part in smaller) >= largest:
+            return ()
+        logger.warning(
+            "memory was too short for a pass of %d tokens at optimizer step %d: passes have at most %d tokens from now "
+            "on (trainer.tokens_per_pass=%d would start so)",
+            largest,
+            self.trainer.global_step + 1,
+            limit,
+            limit,
+        )
+        return tuple(part.to(self.device) for part in smaller)
+
+    def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient, and return its share of the loss."""
-        with nullcontext() if is_last else self._unsynchronized():
-            terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
-            loss = combine(terms, self._loss_weights, counts)
-            self.manual_backward(loss * self.trainer.world_size)  # DDP averages gradients; this makes the mean a sum
+        terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
+        loss = combine(terms, self._loss_weights, counts)
+        self.manual_backward(loss)
         return loss.detach()
 
     def _unsynchronized(self) -> AbstractContextManager[None]:
-        """Delay the exchange of gradients between devices until the step's last pass."""
+        """Keep DDP from exchanging gradients: devices may have different numbers of passes."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _exchange_gradients(self) -> None:
+        """Sum the gradients over all devices, in one exchange; a device without a gradient adds zeros."""
+        if self.trainer.world_size == 1:
+            return
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        summed = self._sum_over_devices(torch.cat([gradient.flatten() for gradient in own]))
+        for parameter, part in zip(trained, torch.split(summed, [p.numel() for p in trained]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def _count_globally(self, batch: Sequence[Batch]) -> dict[str, Int[Tensor, ""]]:
         counts = [torch.stack([*count_terms(_targets(part)).values()]) for part in batch]

@@ -26,7 +26,8 @@ class TrainerSpec:
         threads: CPU threads of each process; None for torch's own choice.
         workers: Processes per device that read images and encode rows; 0 reads in the training process.
         rows_per_batch: Rows (images) per optimizer step, over all devices.
-        rows_per_pass: Rows per forward pass on one device; None for a device's whole share in one pass.
+        tokens_per_pass: Most tokens of one forward pass on one device, padding and images included; `auto` for as many
+            as the device has memory for.
         captions_per_row: Largest number of captions of one image that share one image prefix.
         max_steps: Optimizer steps; None to count epochs only. If both are given, the shorter one ends training.
         max_epochs: Passes over the training rows; None to count steps only.
@@ -46,7 +47,7 @@ class TrainerSpec:
     threads: Annotated[int, Field(ge=1, le=1024)] | None  # with far more, OpenMP ends the process
     workers: Annotated[int, Field(ge=0)]
     rows_per_batch: Count
-    rows_per_pass: Count | None
+    tokens_per_pass: Count | Literal["auto"]
     captions_per_row: Count
     max_steps: Count | None
     max_epochs: Count | None
@@ -63,12 +64,6 @@ class TrainerSpec:
             raise ValueError(
                 f"rows_per_batch {self.rows_per_batch} leaves some of {self.devices} devices without a row; raise it"
             )
-
-    @property
-    def largest_pass(self) -> int:
-        """Return the largest number of rows in a forward pass on one device."""
-        share = -(-self.rows_per_batch // self.devices)
-        return min(self.rows_per_pass or share, share)
 
     def total_steps(self, n_rows: int) -> int:
         """Return the optimizer steps of a run over `n_rows` training rows."""

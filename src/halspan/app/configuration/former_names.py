@@ -12,9 +12,9 @@ SPECS = {
 }
 """Present prefixes of the names that stand at `_target_`, by those of earlier versions."""
 
-TYPED: dict[str, str] = {}
+TYPED = {"trainer.rows_per_pass": "trainer.tokens_per_pass"}
 """What to type now, by what was typed before: a key (`trainer.x`), a file of a group (`data=x`), a command or an option
-(`halspan x`, `halspan score --x`). Nothing that is typed has been renamed so far."""
+(`halspan x`, `halspan score --x`)."""
 
 
 def find_spec(name: str) -> str:

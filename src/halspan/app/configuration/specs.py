@@ -50,8 +50,16 @@ _ADDED: dict[str, dict[str, Any]] = {
     "halspan.models.spec.ModelSpec": {"token_head": {"name": "comparing"}, "sentence_head": {"name": "pooling"}},
     "halspan.training.spec.RunSpec": _JUDGES_ALL,
     "halspan.training.run_spec.RunSpec": _JUDGES_ALL,  # version 0.1.0 had it without the key too
+    "halspan.training.spec.TrainerSpec": {"tokens_per_pass": "auto"},
+    "halspan.training.run_spec.TrainerSpec": {"tokens_per_pass": "auto"},
 }
 """Keys that specs have gained since they had these names, with the values that they amounted to."""
+
+_DROPPED = {
+    "halspan.training.spec.TrainerSpec": {"rows_per_pass"},
+    "halspan.training.run_spec.TrainerSpec": {"rows_per_pass"},
+}
+"""Keys that specs have lost since they had these names; they changed speed and memory only."""
 
 
 def find_specs(key: str) -> Loaders:
@@ -73,7 +81,8 @@ def modernize(node: Any) -> Any:
     if not isinstance(name, str):
         return node
     node[_TARGET] = former_names.find_spec(name)
-    return _ADDED.get(name, {}) | node
+    kept = {key: value for key, value in node.items() if key not in _DROPPED.get(name, ())}
+    return _ADDED.get(name, {}) | kept
 
 
 def build(node: Any, key: str = "") -> Any:

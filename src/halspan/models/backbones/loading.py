@@ -20,6 +20,7 @@ from transformers import (
 
 from halspan.core.checks import show
 from halspan.core.errors import HalspanError, ModelError
+from halspan.models.backbones.depth import cut_checkpoint, cut_config
 from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
@@ -120,7 +121,10 @@ def read_config(spec: ModelSpec) -> Any:
                 "installed package registers; install the package that provides it (entry point group "
                 f"{BACKBONES.group}), or a version of transformers that has it"
             )
-    return _read(spec, lambda: AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=False))
+    config = _read(
+        spec, lambda: AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=False)
+    )
+    return cut_config(config, spec.read_layer)
 
 
 def _check_settings(config: Any) -> None:
@@ -144,7 +148,8 @@ def _check_size(spec: ModelSpec, config: Any) -> None:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=False)
     asked = sum(parameter.numel() for parameter in model.parameters())
-    there = sum(prod(tensor.shape) for tensor in open_checkpoint(spec.source, spec.revision).values())
+    tensors = cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer)
+    there = sum(prod(tensor.shape) for tensor in tensors.values())
     if asked > _MOST_TIMES * there + _MOST_LAYERS:
         raise ValueError(f"config.json asks for {asked:,} parameters, and the checkpoint has {there:,}")
 
@@ -208,7 +213,7 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
         lambda: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
             None,
             config=config,
-            state_dict=open_checkpoint(spec.source, spec.revision),
+            state_dict=cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer),
             dtype=dtype,
             attn_implementation=spec.attention,
             quantization_config=_quantization(spec, dtype),

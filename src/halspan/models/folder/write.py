@@ -145,6 +145,8 @@ def hash_of(file: Path) -> str:
 def copy_backbone(spec: ModelSpec, folder: Path) -> None:
     """Copy a backbone's configuration and weights from its folder byte by byte, or build a built-in one.
 
+    Of a backbone that is not read to its last layer, only the layers that are read are written.
+
     Raises:
         ModelError: A file is missing.
     """
@@ -156,6 +158,9 @@ def copy_backbone(spec: ModelSpec, folder: Path) -> None:
             copy_backbone(replace(spec, backbone=temporary), folder)
         return
     folder.mkdir()
+    if spec.read_layer is not None:
+        _save_model(load_backbone(replace(spec, quantize=None)).model, folder)
+        return
     try:
         for file in checkpoint_files(Path(spec.source)):
             shutil.copyfile(file, folder / file.name)

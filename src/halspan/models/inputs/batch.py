@@ -22,6 +22,7 @@ from halspan.core.cost import Cost
 from halspan.core.losses import Targets
 from halspan.core.targets import CaptionTargets
 from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT
+from halspan.models.inputs.packing import pack
 from halspan.models.model_spec import Context
 
 
@@ -107,6 +108,11 @@ class Batch:
         return [len(unscored) for unscored in self.unscored]
 
     @property
+    def size(self) -> int:
+        """Return the tokens that the backbone reads, padding included."""
+        return self.segments.numel()
+
+    @property
     def cost(self) -> Cost:
         """Return the cost of the pass: one image per row, and all tokens except padding."""
         return Cost(len(self.segments), int((self.segments != PADDING).sum()), sum(self.sentences_per_caption))
@@ -166,28 +172,6 @@ def lines_of(row: EncodedRow, *, context: Context, pack_tokens: int) -> list[Enc
     lengths = [copies_of(context) * len(caption.ids) for caption in row.captions]
     bins = pack(lengths, pack_tokens - len(row.prompt))
     return [replace(row, captions=tuple(row.captions[member] for member in members)) for members in bins]
-
-
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Pack items into bins: the longest first, each into the first bin with room for it.
-
-    Args:
-        lengths: Lengths of the items, in tokens.
-        capacity: Capacity of a bin, in tokens; a longer item gets a bin of its own.
-
-    Returns:
-        The items of each bin, as indexes into `lengths`, in order.
-    """
-    bins: list[list[int]] = []
-    rooms: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        fitting = next((number for number, room in enumerate(rooms) if lengths[item] <= room), len(bins))
-        if fitting == len(bins):
-            bins.append([])
-            rooms.append(capacity)
-        bins[fitting].append(item)
-        rooms[fitting] -= lengths[item]
-    return [sorted(items) for items in bins]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

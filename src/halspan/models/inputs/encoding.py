@@ -16,6 +16,7 @@ from halspan.core.captions import Caption
 from halspan.core.errors import ModelError
 from halspan.core.targets import build_targets
 from halspan.models.inputs.batch import Batch, EncodedCaption, EncodedRow, collate, copies_of, lines_of
+from halspan.models.inputs.packing import fill
 from halspan.models.model_spec import ModelSpec
 
 __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
@@ -98,6 +99,30 @@ class RowEncoder:
     def collate(self, rows: Sequence[EncodedRow]) -> Batch:
         """Join at least one encoded row into a batch; either all or none of them have targets."""
         return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+
+    def passes(self, rows: Sequence[EncodedRow], *, tokens: int) -> tuple[Batch, ...]:
+        """Join at least one encoded row into batches of at most `tokens` tokens each, padding included.
+
+        A row stays whole where it fits; otherwise its captions are divided, and the image is encoded again. Only a
+        caption that is too long alone makes a larger batch.
+        """
+        room = min(tokens, self._spec.pack_tokens)
+        lines = [line for row in rows for line in lines_of(row, context=self._spec.context, pack_tokens=room)]
+        together = fill([self.length(line) for line in lines], tokens)
+        return tuple(self.collate([lines[number] for number in members]) for members in together)
+
+    def prompt_length(self, size: tuple[int, int]) -> int:
+        """Return the tokens of the prompt with an image of some width and height in pixels.
+
+        Raises:
+            ModelError: The prompt alone does not fit the window.
+        """
+        return len(self._encode_row(Image.new("RGB", size))[0].prompt)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return the number of tokens of captions together, as often as the backbone reads them."""
+        tokens = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return copies_of(self._spec.context) * sum(len(encoded) for encoded in tokens)
 
     def length(self, line: EncodedRow) -> int:
         """Return the tokens of a row that is one line, prompt included."""

@@ -26,11 +26,11 @@ class PassSize:
     """The size of one pass on one device.
 
     Attributes:
-        rows: Number of rows of the backbone's input, each full with `model.pack_tokens` tokens.
+        tokens: Most tokens of the pass, padding and images included, in lines of at most `model.pack_tokens`.
         is_mixed: Whether matrices are multiplied in bfloat16 whatever their dtype (autocast).
     """
 
-    rows: int
+    tokens: int
     is_mixed: bool
 
 
@@ -80,9 +80,10 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     """
     step = 2 if size.is_mixed or spec.dtype == "bfloat16" else _FLOAT32
     text = skeleton.config.get_text_config()
-    tokens = size.rows * spec.pack_tokens
+    tokens = size.tokens
+    line = min(tokens, spec.pack_tokens)  # longest one
     heads = text.num_attention_heads
-    scores = heads * spec.pack_tokens * (4 if step == 4 else 6) if spec.attention == "eager" else 0
+    scores = heads * line * (4 if step == 4 else 6) if spec.attention == "eager" else 0
     layers = [
         tokens * (_bytes_per_token([layer], spec, heads, step) + scores) + _copies(layer, spec, size, step)
         for layer in _layers(skeleton.decoder)
@@ -92,9 +93,9 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
         kept = max(layers)
     else:
         kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
-    mask = size.rows * spec.pack_tokens**2 * step
+    mask = tokens * line * step
     return Activations(
-        kept=kept + mask + _kept_by_vision_tower(skeleton, spec, size.rows, step),
+        kept=kept + mask + _kept_by_vision_tower(skeleton, spec, -(-tokens // line), step),
         gradients=0 if spec.lora is None else max(layers),
         heads=tokens * text.hidden_size * (_HEAD_INPUTS + _kept_by_heads(skeleton)) * _FLOAT32,
     )

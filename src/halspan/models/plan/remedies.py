@@ -13,6 +13,9 @@ from halspan.models.model_spec import EXPERTS, LoraSpec, ModelSpec
 from halspan.models.plan.inventory import gib
 from halspan.models.plan.memory import PassSize, Plan, make_plan
 
+_SHORTEST = 64  # tokens of a pass
+_USED = 0.9  # share of the free memory that a plan may take; activations are an estimate
+
 Change = Callable[[ModelSpec, PassSize], tuple[ModelSpec, PassSize]]
 
 
@@ -52,6 +55,28 @@ def find_devices(accelerator: Literal["cpu", "gpu"], n: int) -> list[Device]:
         return [_gpu(number) for number in range(min(n, torch.cuda.device_count()))]
     memory = psutil.virtual_memory()
     return [Device(name="CPU", free=memory.available // n, total=memory.total // n)] * n
+
+
+def shrink_to_fit(spec: ModelSpec, size: PassSize, *, free: int | None) -> PassSize:
+    """Return the largest pass, up to a given one, whose plan leaves a tenth of the free memory.
+
+    Args:
+        spec: Spec of the detector.
+        size: Largest pass.
+        free: Bytes; None where no device is known, so that any pass fits.
+
+    Returns:
+        The size; at least a line of `_SHORTEST` tokens, whether or not that fits.
+    """
+    plan = make_plan(spec, size)
+    least, most = min(_SHORTEST, size.tokens), size.tokens
+    if free is None or plan.peak <= _USED * free:
+        return size
+    while most - least > _SHORTEST:
+        middle = (least + most) // 2
+        fits = make_plan(spec, replace(size, tokens=middle), like=plan).peak <= _USED * free
+        least, most = (middle, most) if fits else (least, middle)
+    return replace(size, tokens=least)
 
 
 def find_remedies(spec: ModelSpec, size: PassSize, plan: Plan) -> list[Remedy]:
@@ -113,7 +138,10 @@ def _changes(spec: ModelSpec) -> dict[str, Change]:
         "model.gradient_checkpointing=true": lambda spec, size: (replace(spec, gradient_checkpointing=True), size),
         "model.dtype=bfloat16": lambda spec, size: (replace(spec, dtype="bfloat16"), size),
         "model.attention=sdpa": lambda spec, size: (replace(spec, attention="sdpa"), size),
-        "trainer.rows_per_pass=1": lambda spec, size: (spec, replace(size, rows=1)),
+        f"trainer.tokens_per_pass={spec.pack_tokens}": lambda spec, size: (
+            spec,
+            replace(size, tokens=min(size.tokens, spec.pack_tokens)),
+        ),
         f"model.pack_tokens={half}": lambda spec, size: (replace(spec, pack_tokens=half), size),
     }
     for key, lora in _smaller_adapters(spec.lora).items() if spec.lora is not None else ():

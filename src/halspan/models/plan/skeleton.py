@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from halspan.models.backbones.depth import cut_config
 from halspan.models.backbones.families import Family
 from halspan.models.backbones.loading import TINY_LLAMA4, Backbone, find_family, read_config
 from halspan.models.backbones.tiny import tiny_llama4_config
@@ -37,7 +38,7 @@ class Skeleton:
 
     def suits(self, spec: ModelSpec) -> bool:
         """Return whether a spec asks for the same shapes and dtypes."""
-        shapes = ("backbone", "revision", "dtype", "lora", "token_head", "sentence_head")
+        shapes = ("backbone", "revision", "read_layer", "dtype", "lora", "token_head", "sentence_head")
         return all(getattr(self.spec, key) == getattr(spec, key) for key in shapes)
 
 
@@ -70,10 +71,10 @@ def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
 def _configuration(spec: ModelSpec) -> Any:
     """Return the backbone's configuration: built in, shipped with halspan (no network), from a folder or the hub."""
     if spec.backbone == TINY_LLAMA4:
-        return tiny_llama4_config()
+        return cut_config(tiny_llama4_config(), spec.read_layer)
     shipped = _SHIPPED / f"{spec.backbone.replace('/', '--')}.json"
     if shipped.is_file() and not Path(spec.source).is_dir():
-        return AutoConfig.from_pretrained(shipped)
+        return cut_config(AutoConfig.from_pretrained(shipped), spec.read_layer)
     return read_config(spec)
 
 

@@ -1,0 +1,62 @@
+"""Rows as batches: images are read, captions tokenized, and both laid out in passes of bounded size."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from halspan.data.images import read_size
+from halspan.data.rows import Row
+from halspan.models.inputs.batch import Batch
+from halspan.models.inputs.encoding import RowEncoder
+
+_SAMPLE = 512  # rows whose captions are tokenized to estimate the length of all
+_SIZES = ((64, 64), (640, 480), (300, 900))  # images by which it shows whether the prompt's length depends on the image
+_GRAIN = 32  # pixels to which sides of images are rounded, so that few sizes have to be tried
+
+
+class EncodeRows:
+    """Encoder of rows of a corpus; an object, because spawned workers receive it pickled.
+
+    Args:
+        encoder: The detector's encoder.
+        read_image: Function that reads the image of a row.
+    """
+
+    def __init__(self, encoder: RowEncoder, read_image: Callable[[Path], Image.Image]) -> None:
+        self._encoder = encoder
+        self._read_image = read_image
+
+    def __call__(self, rows: Sequence[Row], *, tokens_per_pass: int) -> tuple[Batch, ...]:
+        """Encode rows with targets, as batches of at most `tokens_per_pass` tokens, padding included."""
+        encoded = [self._encoder.encode(self._read_image(row.image), row.captions) for row in rows]
+        return self._encoder.passes(encoded, tokens=tokens_per_pass)
+
+    def measure(self, rows: Sequence[Row]) -> list[int]:
+        """Estimate the length of each row in tokens, from its characters and the size of its image.
+
+        A sample is tokenized, and the headers of images are read where the prompt's length depends on their size.
+
+        Raises:
+            DataError: An image cannot be read.
+            ModelError: The prompt alone does not fit the window.
+        """
+        characters = [sum(len(caption.text) for caption in row.captions) for row in rows]
+        sample = range(0, len(rows), -(-len(rows) // _SAMPLE) or 1)
+        texts = [caption.text for number in sample for caption in rows[number].captions]
+        rate = self._encoder.count_tokens(texts) / max(1, sum(map(len, texts)))
+        prompts = self._measure_prompts([row.image for row in rows])
+        return [prompt + round(rate * length) for prompt, length in zip(prompts, characters, strict=True)]
+
+    def _measure_prompts(self, images: Sequence[Path]) -> list[int]:
+        known = {size: self._encoder.prompt_length(size) for size in _SIZES}
+        if len(set(known.values())) == 1:
+            return [known[_SIZES[0]]] * len(images)
+        sizes = {image: _rounded(read_size(image)) for image in dict.fromkeys(images)}
+        known |= {size: self._encoder.prompt_length(size) for size in set(sizes.values())}
+        return [known[sizes[image]] for image in images]
+
+
+def _rounded(size: tuple[int, int]) -> tuple[int, int]:
+    width, height = (max(1, round(side / _GRAIN)) * _GRAIN for side in size)
+    return width, height

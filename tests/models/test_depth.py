@@ -1,0 +1,71 @@
+"""Backbones of which only the lower layers are loaded: the states are those of the whole model at that layer."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from halspan.core.errors import ModelError
+from halspan.models.backbones.depth import cut_checkpoint
+from halspan.models.backbones.loading import load_backbone
+from halspan.models.detector import SpanDetector
+from halspan.models.inputs.encoding import Batch
+from halspan.models.plan.memory import PassSize, make_plan
+from halspan.testing.tiny_detectors import CAPTIONS, build, encode
+from halspan.testing.tiny_families import PROMPTS
+from halspan.testing.tiny_models import MakeSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def decoder_of(detector: SpanDetector) -> nn.Module:
+    model = detector.backbone
+    return model.get_decoder() if detector.family.decoder is None else model.get_submodule(detector.family.decoder)
+
+
+@torch.no_grad()
+def states_after(detector: SpanDetector, batch: Batch, layer: int) -> Tensor:
+    """Give the states that the layer above a layer gets to see, after the final norm."""
+    seen: list[Tensor] = []
+    decoder = decoder_of(detector)
+    hook = decoder.layers[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    detector.states(batch)
+    hook.remove()
+    return decoder.norm(seen[0])[batch.token_row, batch.token_position]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_states_of_a_layer_are_those_of_the_whole_model_in_all_families(name):
+    whole, encoder = build(name, lora=None)
+    if name == "mllama":  # its first layer sees no image
+        with pytest.raises(ModelError, match=r"model\.read_layer: 1, but layer 2 is the first to see the image"):
+            build(name, lora=None, read_layer=1)
+        return
+    cut, _ = build(name, lora=None, read_layer=1)
+    batch = encode(encoder, CAPTIONS, CAPTIONS[:1])
+    assert len(decoder_of(cut).layers) == 1
+    torch.testing.assert_close(cut.states(batch), states_after(whole, batch, 1), rtol=0, atol=1e-5)
+
+
+def test_more_layers_than_there_are_cannot_be_read(make_llava_spec: MakeSpec):
+    with pytest.raises(ModelError, match=r"model\.read_layer: 3, but the text decoder has 2 layers; give 1 to 2"):
+        load_backbone(make_llava_spec(read_layer=3))
+
+
+def test_the_plan_counts_what_is_loaded(make_spec: MakeSpec):
+    size = PassSize(tokens=512, is_mixed=False)
+    whole, cut = (make_plan(make_spec(read_layer=layers), size) for layers in (None, 1))
+    loaded = load_backbone(make_spec(read_layer=1)).model
+    assert cut.frozen == sum(tensor.nbytes for tensor in (*loaded.parameters(), *loaded.buffers()))
+    assert cut.frozen < whole.frozen
+    assert cut.activations.kept < whole.activations.kept
+    assert make_plan(make_spec(read_layer=1), size, like=whole).frozen == cut.frozen
+
+
+def test_vision_layers_stay():
+    names = [
+        "model.language_model.layers.2.mlp.weight",
+        "model.vision_tower.encoder.layers.2.mlp.weight",
+        "lm_head.weight",
+    ]
+    assert list(cut_checkpoint(dict.fromkeys(names), 2)) == names[1:]
+    assert list(cut_checkpoint(dict.fromkeys(names), 3)) == names
