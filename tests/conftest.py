@@ -15,6 +15,7 @@ _SHAPED += [f"halspan.models.{name}" for name in ("inputs", "backbones.llama4_im
 _SHAPED += [f"halspan.models.heads.{name}" for name in ("comparing", "pooling", "linear")]
 install_import_hook(_SHAPED, "beartype.beartype")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist uses the cores; read when torch is imported
 os.environ.pop("COLUMNS", None)  # the width of lines is a test's own choice, not that of what started it
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -31,7 +31,7 @@ from halspan.testing.small_corpora import write_corpus
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
-    run(*small_overrides(corpus), "trainer.threads=1", f"run_dir={folder}")
+    run(*small_overrides(corpus), f"run_dir={folder}")
     return folder
 
 

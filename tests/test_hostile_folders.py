@@ -38,7 +38,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    run(*small_overrides(corpus), "trainer.max_steps=1", "trainer.threads=1", f"run_dir={folder}")
+    run(*small_overrides(corpus), "trainer.max_steps=1", f"run_dir={folder}")
     return folder
 
 
@@ -266,7 +266,7 @@ def test_a_hostile_run_is_not_resumed(finished, corpus, tmp_path, outside, capfd
 def test_figures_of_other_shape_are_refused(finished, corpus, tmp_path, capfd):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     edit_json("metrics.json", lambda v: v.update(val={"by_generator": 3}))(folder, tmp_path)
-    arguments = [*small_overrides(corpus), "trainer.max_steps=1", "trainer.threads=1", f"run_dir={folder}"]
+    arguments = [*small_overrides(corpus), "trainer.max_steps=1", f"run_dir={folder}"]
     assert call(capfd, "export", f"run={folder}", f"to={tmp_path / 'to'}")[1].startswith("error: ")
     status, error = call(capfd, "train", *arguments, "resume=true")
     assert status == 2

@@ -131,7 +131,7 @@ def test_processes_that_are_spawned_read_data_as_the_training_process_does(corpu
 
 
 def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path):
-    exact = ["model.lora.dropout=0", "trainer.precision=32-true", "trainer.threads=1"]
+    exact = ["model.lora.dropout=0", "trainer.precision=32-true"]
     steady = [*small_overrides(corpus), *exact, "trainer.rows_per_batch=3"]
     ddp = ["trainer=ddp", "trainer.accelerator=cpu"]
     run(*steady, f"run_dir={tmp_path / 'one'}")

@@ -25,7 +25,7 @@ def overrides(corpus: Path, *more: str) -> list[str]:
     """Choose 20 steps of adapters on everything, experts included, on 4 bits."""
     kept = [key for key in small_overrides(corpus) if "dropout" not in key and "max_steps" not in key]
     adapters = ["model.lora.targets=[language,experts]", "model.lora.rslora=true", "model.lora.dropout=0"]
-    length = ["trainer.max_steps=20", "trainer.val_every_steps=10", "trainer.threads=1"]
+    length = ["trainer.max_steps=20", "trainer.val_every_steps=10"]
     return [*kept, "model.quantize=nf4", *adapters, *length, *more]
 
 
