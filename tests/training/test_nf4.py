@@ -9,6 +9,7 @@ from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.testing.small_corpora import write_corpus
 from halspan.training.module import DetectorModule
 
+pytestmark = pytest.mark.usefixtures("without_plots")
 WIDE = {
     "hidden_size": 640,
     "intermediate_size": 1024,
