@@ -22,6 +22,7 @@ def small_overrides(corpus: Path) -> list[str]:
         "data=jsonl",
         f"data.path={corpus}",
         "split.held_out=[cleo]",
+        "trainer.threads=1",  # more would wait for each other: other tests have the other cores
         "trainer.rows_per_batch=4",
         "trainer.max_steps=6",
         "trainer.max_epochs=null",

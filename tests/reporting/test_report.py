@@ -158,6 +158,7 @@ def test_the_main_part_leads(page):
     assert "Judged on test_heldout" in re.sub(r"\s+", " ", page.text)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_missing_figure_is_a_dash_with_its_reason_and_never_0(tmp_path):
     predictions = [predict("1", ("A.", "correct", 0.2)), predict("2", ("B.", "correct", 0.3), image="2.png")]
     text = report(tmp_path, judged({"all": predictions}), {"all": predictions})
@@ -190,18 +191,21 @@ def test_whatever_is_missing_the_page_stands(tmp_path, metrics, parts):
     assert {"headline", "table", "figures", "plots", "cost", "gallery", "definitions"} <= ids
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_figures_come_with_their_intervals(tmp_path):
     metrics = judged({"all": PREDICTIONS})
     metrics["all"]["ci95"] = {"sentence.auroc.macro": [0.4321, 0.98765]}
     assert "0.432 to 0.988" in report(tmp_path, metrics, {"all": PREDICTIONS})
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_random_weights_are_marked(tmp_path, text):
     metrics = judged({"all": PREDICTIONS}, detector={"name": "tiny", "random_weights": True})
     assert "Nothing was learned" in report(tmp_path, metrics, {"all": PREDICTIONS})
     assert "Nothing was learned" not in text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_what_training_took_from_a_part_and_a_random_backbone_stand_at_the_top(tmp_path):
     metrics = judged(
         {"test_heldout": PREDICTIONS}, detector={"name": "tiny", "backbone": "a/b", "random_weights": True}
@@ -233,17 +237,20 @@ def test_the_cost_is_given_per_sentence(text):
     assert "<td>8</td><td>2</td><td>0.25</td><td>100</td><td>12.5</td>" in row
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_every_reason_is_listed(tmp_path):
     metrics = judged({"all": PREDICTIONS}, reasons={"blind.sentence.auroc.macro": "one image only"})
     text = report(tmp_path, metrics, {"all": PREDICTIONS})
     assert "<code>blind.sentence.auroc.macro</code></dt><dd>one image only</dd>" in text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_sample_says_of_how_many_it_is(tmp_path, text):
     assert "A sample of 3 of 8 captions" in report(tmp_path, max_captions=3)
     assert "All 8 captions" in text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_images_that_cannot_be_read_are_counted(tmp_path):
     parts = {"all": [*PREDICTIONS, predict("x", ("A.", "correct", 0.2), image="missing.png")]}
     assert "1 of 3 images cannot be read" in report(tmp_path, judged(parts), parts)
@@ -255,6 +262,7 @@ def test_the_downloads_are_the_files_beside_the_page(page, folder):
         assert content == (folder / link["download"]).read_bytes()
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_thresholds_decide_the_outcomes_of_their_part(tmp_path):
     metrics = judged({"all": PREDICTIONS})
     metrics["all"]["sentence"]["threshold"] = 0.95
@@ -277,6 +285,7 @@ def origin_of(text):
     return [] if lines is None else re.findall(r"<dt>(.*?)</dt><dd><\w+>(.*?)</\w+></dd>", lines[1])
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_path):
     left_out = [
         {"part": "test_heldout", "reason": "their images are in train or val", "by_generator": {"a": 60, "b": 3}}
@@ -291,6 +300,7 @@ def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_pat
     ]
 
 
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize(
     ("run", "names"),
     [
@@ -315,6 +325,7 @@ def test_the_main_figures_are_said_in_words(text):
     assert "(character F1 0.600 combines the two" in text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_words_say_nothing_of_a_figure_that_is_not_there(tmp_path):
     predictions = [predict("1", ("A.", "correct", 0.2))]
     assert "In words" not in report(tmp_path, judged({"all": predictions}), {"all": predictions})

@@ -24,7 +24,7 @@ def corpus(tmp_path_factory):
 
 
 def overrides(corpus):
-    return [*small_overrides(corpus), "trainer.threads=1", "trainer.max_steps=30", "trainer.save_every_steps=500"]
+    return [*small_overrides(corpus), "trainer.max_steps=30", "trainer.save_every_steps=500"]
 
 
 def start(*arguments, script="train.py", before=(), **environment):

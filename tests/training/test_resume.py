@@ -55,7 +55,7 @@ def whole(corpus, tmp_path_factory):
 
 
 def quick(corpus):
-    return [*small_overrides(corpus), "trainer.precision=32-true", "trainer.threads=1"]
+    return [*small_overrides(corpus), "trainer.precision=32-true"]
 
 
 def checkpoint(folder, name="last.ckpt"):
