@@ -1,0 +1,145 @@
+"""Change one place of the code at a time, in a copy, and see whether a test notices.
+
+Command: python experiments/mutations/run.py            # what results.jsonl already has is not run again
+         python experiments/mutations/run.py survivors  # those that survived, after tests were added
+         python experiments/mutations/run.py table      # the table of docs/mutations.md
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from coverage import CoverageData
+from mutants import Mutant, draw
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results.jsonl"
+WORK = ROOT / "build" / "mutations"
+TREE = WORK / "tree"
+SECONDS = 3600
+"""Limit for all tests of one mutant; pytest has one for each."""
+
+TESTS = [f"tests/{room}" for room in ("core", "metrics", "training", "inference", "data", "reporting", "baselines")]
+TESTS += [f"tests/test_{name}.py" for name in ("train", "train_plan", "judge", "evaluate", "export")]
+TESTS += ["tests/test_cli_judge.py", "tests/test_cli_score.py"]
+OPTIONS = ["-o", "addopts=", "-o", "pythonpath=src tests experiments/shapes_backbone", "-p", "no:cacheprovider"]
+OPTIONS += ["-q", "-rfE", "--tb=no", "-m", "not slow"]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+LIBRARIES = ("torch", "transformers", "peft", "pytorch_lightning", "hypothesis")
+"""Imported once; the tests of a mutant run in a fork."""
+
+Row = dict[str, str | None]
+
+
+def prepare() -> tuple[CoverageData, dict[str, float]]:
+    """Copy what git tracks, note once which tests run which lines, and check that tests import the copy."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+        (TREE / name).write_bytes((ROOT / name).read_bytes())
+    if not (WORK / "tests.xml").exists():
+        os.environ["COVERAGE_FILE"] = str(WORK / "coverage")
+        run_tests("--cov=src/halspan", "--cov-context=test", f"--junitxml={WORK / 'tests.xml'}", *TESTS)
+    seconds: dict[str, float] = defaultdict(float)
+    for case in ElementTree.parse(WORK / "tests.xml").iter("testcase"):
+        seconds[case.attrib["classname"].replace(".", "/") + ".py"] += float(case.attrib["time"])
+    data = CoverageData(str(WORK / "coverage"))
+    data.read()
+    package = "src/halspan/core/errors.py"
+    write(package, "raise RuntimeError")
+    if run_tests("tests/core/test_taxonomy.py")[0] == 0:
+        raise RuntimeError(f"{TREE / package} cannot be imported, and tests pass: they do not import the copy")
+    write(package, (ROOT / package).read_text(encoding="utf-8"))
+    return data, seconds
+
+
+def write(path: str, text: str) -> None:
+    """Write a module of the copy, and remove what was compiled of it: that may be as long and of the same second."""
+    file = TREE / path
+    file.write_text(text, encoding="utf-8")
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+        compiled.unlink()
+
+
+def run_tests(*options: str) -> tuple[int, str]:
+    """Run tests in the copy; return the exit status, and the test that failed or the end of the output."""
+    child = multiprocessing.get_context("fork").Process(target=_run_in_copy, args=(options,))
+    child.start()
+    child.join(SECONDS)
+    if child.is_alive():
+        child.kill()
+        return 1, "hangs"
+    output = (WORK / "output").read_text(encoding="utf-8", errors="replace")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, flags=re.MULTILINE)
+    return child.exitcode or 0, failed[1] if failed else output[-200:]
+
+
+def _run_in_copy(options: tuple[str, ...]) -> None:
+    os.chdir(TREE)
+    with (WORK / "output").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.exit(pytest.main([*OPTIONS, *options]))
+
+
+def test_files(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> list[str]:
+    """Return the test files that run a mutant's lines, or else any line of its module; the quickest first."""
+    by_line = data.contexts_by_lineno(str(TREE / mutant.path))
+    first, last = mutant.lines
+    here = {context for line in range(first, last + 1) for context in by_line.get(line, []) if context}
+    module = {context for contexts in by_line.values() for context in contexts if context}
+    return sorted({context.split("::")[0] for context in here or module}, key=lambda file: seconds[file])
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of a table of mutants, each with its last result."""
+    survived = {(row["place"], row["change"]) for row in rows if not row["caught_by"]}
+    last = {(row["place"], row["change"]): row["caught_by"] for row in rows}
+    yield from ("| Place in `src/halspan` | Change | Caught by |", "|---|---|---|")
+    for (place, change), caught_by in last.items():
+        where = (place or "").removeprefix("src/halspan/").rpartition(":")[0]
+        name = f"`{caught_by.removeprefix('tests/')}`" if caught_by else "-"
+        is_added = caught_by and (place, change) in survived
+        yield f"| `{where}` | {(change or '').replace('|', chr(92) + '|')} | {name}{', added' if is_added else ''} |"
+
+
+def main() -> None:
+    """Run the mutants that have no result yet, or, if asked, the survivors again."""
+    rows: list[Row] = []
+    if RESULTS.exists():
+        rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    if sys.argv[1:] == ["table"]:
+        print(*table(rows), sep="\n")
+        return
+    os.environ |= OFFLINE
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    known = {(row["place"], row["change"]): row["caught_by"] for row in rows}
+    data, seconds = prepare()
+    for mutant in draw(ROOT):
+        is_due = (mutant.place, mutant.change) not in known
+        if sys.argv[1:] == ["survivors"]:
+            is_due = known.get((mutant.place, mutant.change), "new") is None
+        if is_due:
+            original = (ROOT / mutant.path).read_text(encoding="utf-8")
+            write(mutant.path, mutant.source)
+            status, failed = run_tests("-x", *test_files(mutant, data, seconds))
+            write(mutant.path, original)
+            row = {"place": mutant.place, "change": mutant.change, "caught_by": failed if status else None}
+            with RESULTS.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
