@@ -57,7 +57,7 @@ def write(path: str, text: str) -> None:
 
 
 def run_tests(*options: str) -> tuple[int, str]:
-    """Run tests in the copy; return the exit status, and the test that failed or the end of the output."""
+    """Run tests in the copy; return the exit status, and the test that failed first."""
     child = multiprocessing.get_context("fork").Process(target=_run_in_copy, args=(options,))
     child.start()
     child.join(SECONDS)
@@ -65,8 +65,8 @@ def run_tests(*options: str) -> tuple[int, str]:
         child.kill()
         return 1, "hangs"
     output = (WORK / "output").read_text(encoding="utf-8", errors="replace")
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, flags=re.MULTILINE)
-    return child.exitcode or 0, failed[1] if failed else output[-200:]
+    failed = re.search(r"^(?:FAILED|ERROR) ([^\s[]+)", output, flags=re.MULTILINE)
+    return child.exitcode or 0, failed[1] if failed else f"pytest, with exit status {child.exitcode}"
 
 
 def _run_in_copy(options: tuple[str, ...]) -> None:
