@@ -56,6 +56,12 @@ def test_where_words_see_only_what_comes_before_them_the_first_window_counts():
     assert windows == [Window(0, 8, 0, 8, range(1)), Window(4, 12, 8, 12, range(1))]
 
 
+def test_a_window_that_holds_only_the_whitespace_inside_a_sentence_is_left_out():
+    # of the windows of 2 tokens, which begin at 0 to 6, those that begin at 2, 3 and 4 hold no token of the sentence
+    token_sentence = np.array([0, 0, -1, -1, -1, -1, 0, 0])
+    assert [window.start for window in plan_windows(token_sentence, 2, is_causal=True)] == [0, 1, 5, 6]
+
+
 @given(st.lists(st.integers(-9, 30).filter(bool), min_size=1, max_size=12), st.integers(1, 25), st.booleans())
 def test_every_token_of_a_sentence_counts_once_and_no_window_is_too_long(lengths, room, is_causal):
     token_sentence = tokens(*lengths)
