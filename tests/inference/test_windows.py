@@ -42,6 +42,11 @@ def test_a_window_holds_whole_sentences_and_a_quarter_of_context():
     ]
 
 
+def test_every_window_holds_as_many_sentences_as_fit():
+    windows = plan_windows(tokens(3, 3, 3, 3, 3), 6, is_causal=True)
+    assert [(window.start, window.stop) for window in windows] == [(0, 6), (6, 12), (12, 15)]
+
+
 def test_a_long_sentence_is_cut_in_halves_and_a_token_counts_where_the_nearest_cut_is_farthest():
     assert plan_windows(tokens(2, 12, 2), 8, is_causal=False) == [
         Window(0, 2, 0, 2, range(1)),
