@@ -186,6 +186,13 @@ def test_a_sentence_beyond_the_window_is_scored_whole_and_as_wrong_as_its_worst_
     assert cut.sentence_logit[0] >= run(parts, *pieces)[0].sentence_logit[0] - 1e-5
 
 
+def test_a_sentence_that_is_read_in_several_windows_counts_once_in_the_cost(make):
+    text, costs = caption(f"A dog sits. {ENDLESS}"), []
+    rows = [(IMAGE, [text])]
+    list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
+    assert sum(cost.sentences for cost in costs) == len(text.sentences) == 2
+
+
 def test_neither_the_size_of_passes_nor_order_nor_company_matters(make):
     parts = make("bidirectional", room=60)
     texts = [caption(LONG, "0"), caption("A dog.", "1"), caption(ENDLESS, "2"), caption("Мужчина едет. 马 стоят!", "3")]
