@@ -186,13 +186,6 @@ def test_a_sentence_beyond_the_window_is_scored_whole_and_as_wrong_as_its_worst_
     assert cut.sentence_logit[0] >= run(parts, *pieces)[0].sentence_logit[0] - 1e-5
 
 
-def test_a_sentence_that_is_read_in_several_windows_counts_once_in_the_cost(make):
-    text, costs = caption(f"A dog sits. {ENDLESS}"), []
-    rows = [(IMAGE, [text])]
-    list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
-    assert sum(cost.sentences for cost in costs) == len(text.sentences) == 2
-
-
 def test_neither_the_size_of_passes_nor_order_nor_company_matters(make):
     parts = make("bidirectional", room=60)
     texts = [caption(LONG, "0"), caption("A dog.", "1"), caption(ENDLESS, "2"), caption("Мужчина едет. 马 стоят!", "3")]
@@ -249,10 +242,11 @@ def test_a_window_that_would_hold_whitespace_alone_is_left_out(make, is_causal):
 def test_a_sentence_counts_once_in_the_cost_however_many_windows_read_it(make):
     without_ink = Caption("2", "a", "g", "image_to_text", "A dog.   ", (Sentence(0, 6), Sentence(7, 8)))
     costs = []
-    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink])]
+    behind_another = caption(f"A dog sits. {ENDLESS}", "3")
+    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink, behind_another])]
     list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
     assert len(costs) == 1  # LONG and ENDLESS take several windows each
-    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1
+    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1 + 2
 
 
 def test_all_windows_of_a_text_are_used(make):
