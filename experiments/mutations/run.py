@@ -2,7 +2,7 @@
 
 Command: python experiments/mutations/run.py            # what results.jsonl already has is not run again
          python experiments/mutations/run.py survivors  # those that survived, after tests were added
-         python experiments/mutations/run.py table      # the table of docs/mutations.md
+         python experiments/mutations/run.py table > experiments/mutations/RESULTS.md  # of docs/mutations.md
 """
 
 import importlib
@@ -94,14 +94,14 @@ def test_files(mutant: Mutant) -> list[str]:
 
 def table(rows: list[Row]) -> Iterator[str]:
     """Yield the lines of a table of mutants, each with its last result."""
-    survived = {(row["place"], row["change"]) for row in rows if not row["caught_by"]}
+    first = {(row["place"], row["change"]): row["caught_by"] for row in reversed(rows)}
     last = {(row["place"], row["change"]): row["caught_by"] for row in rows}
     yield from ("| Place in `src/halspan` | Change | Caught by |", "|---|---|---|")
     for (place, change), caught_by in last.items():
-        where = (place or "").removeprefix("src/halspan/").rpartition(":")[0]
-        name = f"`{caught_by.removeprefix('tests/')}`" if caught_by else "-"
-        is_added = caught_by and (place, change) in survived
-        yield f"| `{where}` | {(change or '').replace('|', chr(92) + '|')} | {name}{', added' if is_added else ''} |"
+        where = str(place).removeprefix("src/halspan/").rpartition(":")[0]
+        name = f"`{caught_by.removeprefix('tests/')}`" if caught_by else "survived"
+        added = "" if first[place, change] or not caught_by else ", added"
+        yield f"| `{where}` | {str(change).replace('|', chr(92) + '|')} | {name}{added} |"
 
 
 def main() -> None:
