@@ -242,11 +242,11 @@ def test_a_window_that_would_hold_whitespace_alone_is_left_out(make, is_causal):
 def test_a_sentence_counts_once_in_the_cost_however_many_windows_read_it(make):
     without_ink = Caption("2", "a", "g", "image_to_text", "A dog.   ", (Sentence(0, 6), Sentence(7, 8)))
     costs = []
-    behind_another = caption(f"A dog sits. {ENDLESS}", "3")
-    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink, behind_another])]
+    between_others = caption(f"A dog sits. {ENDLESS} and so on. It runs.", "3")
+    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink, between_others])]
     list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
     assert len(costs) == 1  # LONG and ENDLESS take several windows each
-    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1 + 2
+    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1 + 3
 
 
 def test_all_windows_of_a_text_are_used(make):
