@@ -1,8 +1,8 @@
 """Change one place of the code at a time, in a copy, and see whether a test notices.
 
-Command: python experiments/mutations/run.py            # what results.jsonl already has is not run again
-         python experiments/mutations/run.py survivors  # those that survived, after tests were added
-         python experiments/mutations/run.py table > experiments/mutations/RESULTS.md  # of docs/mutations.md
+Command: python experiments/mutations/check.py            # what results.jsonl already has is not run again
+         python experiments/mutations/check.py survivors  # those that survived, after tests were added
+         python experiments/mutations/check.py table > experiments/mutations/RESULTS.md  # of docs/mutations.md
 """
 
 import importlib
