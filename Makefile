@@ -22,7 +22,7 @@ quickstart: install  ## Train a detector on the embedded shapes world and judge 
 	$(BIN)/python train.py overwrite=true
 
 test: install  ## Run the fast tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' --cov --cov-report=term:skip-covered
 
 test-all: install  ## Run every test, the slow ones included
 	$(BIN)/python -m pytest

@@ -110,7 +110,7 @@ def build_caption(
 
 
 def naive_seconds(predictions: Sequence[Prediction], images: Sequence[str]) -> float:
-    """Give the mean time of one resample whose sentences are put together and sorted again."""
+    """Return the mean time of one resample whose sentences are put together and sorted again."""
     from sklearn.metrics import roc_auc_score
 
     from halspan.metrics.judged import judged_sentences

@@ -16,8 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from results import machine, write_section
+
+if TYPE_CHECKING:  # the process that only starts others imports no torch
+    from torch import nn
 
 ROOT = Path(__file__).parents[1]
 HEADING = "## Loading in 4 bits"
@@ -97,7 +101,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     from halspan.models.plan.inventory import measure as measure_weights
 
     torch.set_num_threads(1)
-    load = {"halspan": load_quantised, "transformers": load_as_transformers}[way]
+    load = {"halspan": load_quantized, "transformers": load_as_transformers}[way]
     with tempfile.TemporaryDirectory() as tiny:
         save_tiny_llama4(Path(tiny))
         load(Path(tiny))  # what is imported on the way is no weight
@@ -112,7 +116,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     return {"bytes": n_bytes, "peak": peak - before, "seconds": seconds}
 
 
-def load_quantised(folder: Path) -> object:
+def load_quantized(folder: Path) -> nn.Module:
     """Load as halspan does."""
     from halspan.models.backbones.loading import load_backbone
     from halspan.models.model_spec import ModelSpec
@@ -128,10 +132,11 @@ def load_quantised(folder: Path) -> object:
         quantize="nf4",
         lora=None,
     )
-    return load_backbone(spec).model
+    model: nn.Module = load_backbone(spec).model
+    return model
 
 
-def load_as_transformers(folder: Path) -> object:
+def load_as_transformers(folder: Path) -> nn.Module:
     """Load the usual way; like halspan, this keeps vision tower, projector, router and vocabulary head as they are."""
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
@@ -143,11 +148,14 @@ def load_as_transformers(folder: Path) -> object:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=[".*(vision|projector).*", "lm_head", ".*router"],
     )
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=quantization)
+    model: nn.Module = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=quantization
+    )
+    return model
 
 
 def resident() -> int:
-    """Give the resident set of this process, bytes (Linux)."""
+    """Return the resident set of this process, bytes (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -1,4 +1,4 @@
-"""Where the benchmarks leave their figures: RESULTS.md, a section for each."""
+"""Write the figures of the benchmarks into RESULTS.md, a section for each."""
 
 import os
 import platform

@@ -18,8 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from results import RESULTS, machine
+
+if TYPE_CHECKING:  # start-up is measured by a process that imports no torch
+    from halspan.core.captions import Caption
+    from halspan.models.detector import SpanDetector
+    from halspan.models.inputs.batch import Batch
+    from halspan.models.inputs.encoding import RowEncoder
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 5
@@ -63,14 +70,14 @@ def startup_table() -> list[str]:
 
 
 def startup_seconds(arguments: Sequence[str]) -> float:
-    """Give the median time of a Python command."""
+    """Return the median time of a Python command."""
     return median_seconds(
         lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     )
 
 
 def median_seconds(work: Callable[[], object]) -> float:
-    """Give the median time of `ROUNDS` calls, after one to warm up."""
+    """Return the median time of `ROUNDS` calls, after one to warm up."""
     work()
     times = []
     for _ in range(ROUNDS):
@@ -102,20 +109,19 @@ def measure_throughput(threads: int) -> dict[str, object]:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    detector, encode, captions = build()
+    detector, encoder, captions = build()
     speeds = {}
     for layout, (captions_per_row, split) in LAYOUTS.items():
         rows = lay_out(captions, captions_per_row, split=split)
-        train, score = training_step(detector, encode, rows), scoring_pass(detector, encode, rows)
+        train, score = training_step(detector, encoder, rows), scoring_pass(detector, encoder, rows)
         speeds[layout] = [len(captions) / median_seconds(work) for work in (train, score)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"captions_per_second": speeds, "peak_mib": peak}
 
 
-def build() -> tuple:
-    """Build the shapes detector, an encoding function, and the captions of `IMAGES` photos of the shapes world."""
+def build() -> tuple[SpanDetector, RowEncoder, list[Caption]]:
+    """Build the shapes detector, its encoder, and the captions of `IMAGES` photos of the shapes world."""
     from halspan.core.taxonomy import HALLUCINATION_TYPES
-    from halspan.data.images import load_image
     from halspan.data.shapes import Shapes
     from halspan.models.detector import build_detector
     from halspan.models.model_spec import LoraSpec, ModelSpec
@@ -134,18 +140,13 @@ def build() -> tuple:
     corpus = Shapes().load()
     images = sorted({caption.image for caption in corpus.captions if caption.image.startswith("images/photo")})[:IMAGES]
     captions = [replace(c, image=str(corpus.image_path(c))) for c in corpus.captions if c.image in set(images)]
-
-    def encode(rows: Sequence[Sequence], *, targets: bool) -> object:
-        encoded = [encoder.encode(load_image(Path(row[0].image)), row, targets=targets) for row in rows]
-        return encoder.collate(encoded)
-
-    return detector, encode, captions
+    return detector, encoder, captions
 
 
-def lay_out(captions: Sequence, captions_per_row: int, *, split: bool) -> list[list]:
+def lay_out(captions: Sequence[Caption], captions_per_row: int, *, split: bool) -> list[list[Caption]]:
     """Put captions, or each of their sentences as a caption of its own, into rows of one image."""
     pieces = [piece for caption in captions for piece in (sentences_of(caption) if split else [caption])]
-    by_image: dict[str, list] = {}
+    by_image: dict[str, list[Caption]] = {}
     for piece in pieces:
         by_image.setdefault(piece.image, []).append(piece)
     return [
@@ -155,8 +156,8 @@ def lay_out(captions: Sequence, captions_per_row: int, *, split: bool) -> list[l
     ]
 
 
-def sentences_of(caption: object) -> list:
-    """Give each sentence as a caption of its own; what is known about it stays, its spans do not."""
+def sentences_of(caption: Caption) -> list[Caption]:
+    """Return each sentence as a caption of its own; what is known about it stays, its spans do not."""
     return [
         replace(
             caption,
@@ -169,8 +170,15 @@ def sentences_of(caption: object) -> list:
     ]
 
 
-def training_step(detector: object, encode: Callable, rows: list) -> Callable[[], None]:
-    """Give one pass forward and back over all rows, sixteen at a time, as in training."""
+def encode(encoder: RowEncoder, rows: Sequence[Sequence[Caption]], *, targets: bool) -> Batch:
+    """Read the images of rows, and encode them."""
+    from halspan.data.images import load_image
+
+    return encoder.collate([encoder.encode(load_image(Path(row[0].image)), row, targets=targets) for row in rows])
+
+
+def training_step(detector: SpanDetector, encoder: RowEncoder, rows: list[list[Caption]]) -> Callable[[], None]:
+    """Return one pass forward and back over all rows, sixteen at a time, as in training."""
     import torch
 
     from halspan.core.loss_weights import LossWeights
@@ -180,21 +188,23 @@ def training_step(detector: object, encode: Callable, rows: list) -> Callable[[]
 
     def work() -> None:
         for start in range(0, len(rows), 16):
-            batch = encode(rows[start : start + 16], targets=True)
+            batch = encode(encoder, rows[start : start + 16], targets=True)
+            if batch.targets is None:
+                raise RuntimeError("the encoder gave no targets, although they were asked for")
             with torch.autocast("cpu", torch.bfloat16):
                 logits = detector(batch)
-            combine(loss_terms(logits, batch.targets, weights), weights).backward()
+            torch.autograd.backward(combine(loss_terms(logits, batch.targets, weights), weights))
 
     return work
 
 
-def scoring_pass(detector: object, encode: Callable, rows: list) -> Callable[[], None]:
-    """Give one forward pass over all rows, sixteen at a time."""
+def scoring_pass(detector: SpanDetector, encoder: RowEncoder, rows: list[list[Caption]]) -> Callable[[], None]:
+    """Return one forward pass over all rows, sixteen at a time."""
     import torch
 
     def work() -> None:
         for start in range(0, len(rows), 16):
-            batch = encode(rows[start : start + 16], targets=False)
+            batch = encode(encoder, rows[start : start + 16], targets=False)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 detector(batch)
 

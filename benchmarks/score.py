@@ -41,7 +41,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "a list": lambda record: dump([record]),
     "no text": lambda record: dump(record | {"text": ""}),
     "a sentence beyond the text": lambda record: dump(record | {"sentences": [{"start": 0, "end": 10**6}]}),
-    "a misspelt key": lambda record: dump(record | {"sentances": []}),
+    "a misspelled key": lambda record: dump(record | {"sentances": []}),
     "no image": lambda record: dump(record | {"image": "images/nowhere.png"}),
     "a damaged image": lambda record: dump(record | {"image": "broken.png"}),
     "an image that is text": lambda record: dump(
@@ -52,7 +52,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a child process did: its exit status, seconds, and largest resident set in MiB."""
+    """Result of a child process: its exit status, seconds, and largest resident set in MiB."""
 
     status: int
     seconds: float
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path, source: random.Random) -> list[str]:
-    """Do everything; gives the lines of the section."""
+    """Run the benchmark and return the lines of its section."""
     damaged = write_records(arguments.corpus, folder, arguments.records, source)
     command = [sys.executable, "-c", "from halspan.cli import main; main()", "score", "--detector", arguments.detector]
     small = run([*command, *places(folder, "small", "small")])
@@ -129,7 +129,7 @@ def write_records(corpus: Path, folder: Path, n_records: int, source: random.Ran
 
 
 def repeat(captions: Path) -> Iterator[dict[str, Any]]:
-    """Give the captions again and again, with new ids."""
+    """Yield the captions again and again, with new ids."""
     turn = 0
     while True:
         with captions.open("rb") as file:
@@ -145,7 +145,7 @@ def dump(value: Any) -> bytes:
 
 
 def places(folder: Path, input_: str, output: str) -> list[str]:
-    """Say where the input lies and the output goes."""
+    """Return the paths of the input and the output."""
     return ["--input", str(folder / f"{input_}.jsonl"), "--output", str(folder / output / "scored.jsonl")]
 
 
@@ -155,7 +155,7 @@ def run(command: list[str], moment: Callable[[], None] | None = None) -> Run:
     process = subprocess.Popen(command, stderr=None if moment is None else subprocess.DEVNULL)
     if moment is not None:
         moment()
-        os.kill(process.pid, signal.SIGKILL)  # harmless where it has ended: nobody has asked for its status yet
+        os.kill(process.pid, signal.SIGKILL)  # harmless where it has ended: its status was not collected yet
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, -signal.SIGKILL):

@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `make docs`."""
+"""Configuration of Sphinx, which builds the site: `make docs`."""
 
 from typing import Any
 
@@ -40,5 +40,5 @@ def hide_signature(_app: Any, what: str, _name: str, thing: Any, *_: Any) -> tup
 
 
 def setup(app: Any) -> None:
-    """Connect the function above."""
+    """Connect `hide_signature` to autodoc."""
     app.connect("autodoc-process-signature", hide_signature)

@@ -80,7 +80,7 @@ def _article(prediction: Prediction) -> str:
 
 
 def _pieces(prediction: Prediction) -> Iterator[str]:
-    """Yield the text in pieces between the ends of spans and sentences, with what is said of each."""
+    """Yield the text in pieces between the ends of spans and sentences, with the marks of each."""
     caption = prediction.caption
     scores = {sentence.end: score for sentence, score in zip(caption.sentences, prediction.sentences, strict=True)}
     ends = {0, len(caption.text), *scores}

@@ -14,14 +14,14 @@ from PIL import Image
 
 
 def picture(number: int = 0, format_: str = "PNG") -> bytes:
-    """A small image file; different numbers give different ones."""
+    """Return a small image file; different numbers give different ones."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, format_)
     return buffer.getvalue()
 
 
 def bomb(side: int) -> bytes:
-    """A sound square PNG of very few bytes for its pixels."""
+    """Return a sound square PNG of very few bytes for its pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def url(self, path: str) -> str:
-        """The address of a path, as it is written."""
+        """Return the address of a path, as it is written."""
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def page(self, path: str, content: bytes = b"", *, status: int = 200, **headers: str) -> str:
@@ -97,7 +97,7 @@ def send(handler: BaseHTTPRequestHandler, content: bytes, *, status: int = 200, 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server that runs inside the block."""
+    """Return a server that runs inside the block."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -22,6 +22,7 @@ def small_overrides(corpus: Path) -> list[str]:
         "data=jsonl",
         f"data.path={corpus}",
         "split.held_out=[cleo]",
+        "trainer.threads=1",  # more would wait for each other: other tests have the other cores
         "trainer.rows_per_batch=4",
         "trainer.max_steps=6",
         "trainer.max_epochs=null",
@@ -41,7 +42,7 @@ def configuration(*overrides: str) -> DictConfig:
 
 
 def run(*overrides: str) -> dict[str, Any]:
-    """Do a whole run in this process; give its metrics."""
+    """Do a whole run in this process and return its metrics."""
 
     config = configuration(*overrides)
     return train.train(configure.build(config), OmegaConf.to_container(config, resolve=True))

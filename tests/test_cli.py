@@ -31,7 +31,7 @@ def run(capsys):
 
 @pytest.fixture
 def alignbench(tmp_path):
-    """Two captions in AlignBench's columns, of two generators and images."""
+    """Return two captions in AlignBench's columns, of two generators and images."""
     folder = tmp_path / "bench"
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -136,7 +136,7 @@ def test_stats_tabulates_each_generator(run, alignbench):
 
 @pytest.fixture
 def captions(tmp_path):
-    """Nine captions of two generators, with a span off by one in each but the first, and one misspelt label."""
+    """Return nine captions of two generators: all spans but the first are off by one, one label is misspelled."""
     records = []
     for number in range(9):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -240,7 +240,7 @@ def test_what_was_converted_converts_to_itself(run, alignbench, tmp_path):
     assert first.read_text() == second.read_text()
 
 
-def test_a_chocolate_corpus_is_recognised_by_its_file(run, tmp_path):
+def test_a_chocolate_corpus_is_recognized_by_its_file(run, tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images" / "chart.png")
     record = {"sentences": ["Sales grew."], "labels": [[]], "model": "bard", "image_path": "chart.png", "_id": "1"}
@@ -304,7 +304,7 @@ def test_help_fits_80_columns_and_breaks_no_choice(run, monkeypatch, command):
 
 @pytest.fixture
 def feed(monkeypatch):
-    """Give standard input."""
+    """Set standard input."""
     return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 

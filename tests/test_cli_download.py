@@ -97,18 +97,19 @@ def test_an_image_above_the_size_given_is_refused(run, server, bench):
     assert (code, "more than 2 MiB" in out) == (1, True)
 
 
-def test_dead_images_are_asked_for_again_where_wished(run, server, bench):
+def test_dead_images_are_asked_for_again_without_the_manifest(run, server, bench):
     folder = bench(server.url("/a.png"))
     run("download", folder)
     server.page("/a.png", picture())
     assert "0 of 1 images" in run("download", folder)[1]
-    assert "1 of 1 images" in run("download", folder, "--retry-dead")[1]
+    (folder / "downloaded/manifest.jsonl").unlink()
+    assert "1 of 1 images" in run("download", folder)[1]
 
 
 def test_what_does_not_answer_is_exit_status_1_and_says_how_to_go_on(run, server, bench):
-    folder = bench(server.page("/a.png", status=503))
-    code, out = run("download", folder, "--retries", "1")
-    assert (code, server.asked["/a.png"]) == (1, 2)
+    folder = bench(server.page("/a.png", status=503, Retry_After="3600"))
+    code, out = run("download", folder)
+    assert (code, server.asked["/a.png"]) == (1, 1)
     assert "1 gave no answer; the same command asks them once more." in out
 
 
@@ -147,7 +148,7 @@ def test_ctrl_c_leaves_what_the_next_run_goes_on_from(server, bench, before):
 
     server.pages.update({f"/{number}.png": slowly for number in range(40)})
     folder = bench(*(server.url(f"/{number}.png") for number in range(40)))
-    command = [sys.executable, "-c", SCRIPT, "data", "download", folder, "--connections", "2"]
+    command = [sys.executable, "-c", SCRIPT, "data", "download", folder, "--per-host", "2"]
     process = subprocess.Popen([*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(server.asked) < 6:
         assert process.poll() is None

@@ -10,6 +10,8 @@ from PIL import Image
 
 from halspan.cli import main
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture
 def run(capsys):

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from small_runs import ROOT, configuration
 
 from halspan.app.configuration import configure
+from halspan.core.loss_weights import LossWeights
 
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("[!_]*.yaml"))
@@ -41,7 +42,7 @@ MUST_BE_THERE = {
 
 
 def nodes(config: Any) -> Iterator[DictConfig]:
-    """Give every node with a `_target_`."""
+    """Yield every node with a `_target_`."""
     if isinstance(config, DictConfig):
         if "_target_" in config:
             yield config
@@ -90,6 +91,11 @@ def test_every_key_of_a_target_can_be_set_without_a_plus_sign(name):
     for node in nodes(compose_with(name)):
         missing = set(inspect.signature(get_class(node["_target_"])).parameters) - set(node)
         assert not missing, f"{node['_target_']}: conf/{name}.yaml does not list {missing}"
+
+
+def test_the_weights_of_the_losses_are_the_same_without_a_configuration():
+    written = {key: value for key, value in configuration().loss.items() if key != "_target_"}
+    assert written == asdict(LossWeights())
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

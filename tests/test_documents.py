@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import ROOT
 
-from halspan.app.configuration.specs import FORMER
+from halspan.app.configuration import former_names
 
 WIDTH = 100
 PACKAGE = ROOT / "src" / "halspan"
@@ -22,6 +22,23 @@ _TOPS = ("docs", "src", "conf", "experiments", "benchmarks", "tests", "checkpoin
 _CODE = re.compile(r"`([^`\n]+)`")
 _OURS = re.compile(r"[\w-]+(/[\w-]+)+\.(py|yaml|md|toml|css|js)")
 _INCLUDED = re.compile(r"```\{(?:literalinclude|include|image)\} (\S+)")
+_BRITISH = re.compile(
+    "colour|grey|centre|behaviour|neighbour|favour|label+led|label+ling|licence|judgement|misspelt|modelling|towards|"
+    "[a-z]{3}(?:al|im|in|gan|tor|mar|chron|ken|ogn|ant|der|ari)is(?:e|ed|es|ing|ation|able)\\b",
+    re.IGNORECASE,
+)
+_NOT_BRITISH = re.compile("aria-labelledby|rais(?:e|ed|es|ing)|promis|premise|aris(?:e|es|ing)|otherwise|comparis")
+_SPELLED = (".py", ".md", ".yaml", ".toml", ".j2", ".js", ".css", ".sh")
+BRITISH_WORDS_OF_THE_SHAPES_WORLD = {
+    "src/halspan/data/shapes/generators.py",
+    "src/halspan/data/shapes/language.py",
+    "src/halspan/data/shapes/render.py",
+    "src/halspan/data/shapes/scenes.py",
+    "tests/shapes/test_language.py",
+    "tests/shapes/test_world.py",
+    "README.md",
+    "CONTRIBUTING.md",
+}
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
@@ -46,7 +63,7 @@ def named_paths(file: Path) -> Iterator[str]:
 
 
 def is_there(path: str, file: Path) -> bool:
-    """Say whether a path exists, from the document's folder, the top, the package or the tests."""
+    """Return whether a path exists, from the document's folder, the top, the package or the tests."""
     return "<" in path or any((place / path).exists() for place in (file.parent, ROOT, PACKAGE, ROOT / "tests"))
 
 
@@ -97,7 +114,8 @@ def test_every_file_of_the_example_package_stands_in_a_guide():
 
 def test_old_names_in_configurations_are_listed_with_what_they_are_called_now():
     text = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
-    assert [old for old, now in FORMER.items() if f"| `{old}` | `{now}` |" not in text] == []
+    names = former_names.SPECS | former_names.TYPED
+    assert [old for old, now in names.items() if f"| `{old}` | `{now}` |" not in text] == []
 
 
 def test_old_modules_are_called_what_is_there():
@@ -106,3 +124,18 @@ def test_old_modules_are_called_what_is_there():
     assert len(names) > 50
     places = [PACKAGE / name.replace(".", "/") for name in names]
     assert [place for place in places if not (place.is_dir() or place.with_suffix(".py").is_file())] == []
+
+
+def test_words_are_spelled_in_the_american_way():
+    tops = ("src", "conf", "tests", "experiments", "benchmarks", "docs")
+    files = [file for top in tops for file in (ROOT / top).rglob("*") if file.suffix in _SPELLED]
+    files += [file for file in ROOT.iterdir() if file.suffix in _SPELLED]
+    files.remove(Path(__file__))
+    assert len(files) > 300
+    found = {
+        file.relative_to(ROOT).as_posix(): words
+        for file in files
+        if (words := _BRITISH.findall(_NOT_BRITISH.sub("", file.read_text(encoding="utf-8"))))
+    }
+    assert set(found) <= BRITISH_WORDS_OF_THE_SHAPES_WORLD, found
+    assert {word for words in found.values() for word in words} == {"centre", "grey"}

@@ -7,29 +7,19 @@ import sys
 from dataclasses import replace
 
 import pytest
-from small_runs import ROOT, figures, run, small_overrides
+from small_runs import ROOT, figures
 
 from halspan.app import evaluate as evaluate_app
 from halspan.app.entry import run_entry
 from halspan.data.readers.jsonl import JsonLines
 from halspan.testing.small_corpora import write_corpus
 
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
-
-
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    run(*small_overrides(corpus), f"run_dir={folder}")
-    return folder
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 @pytest.fixture
-def place(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def place(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 def evaluate(monkeypatch, *arguments):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from pydantic import TypeAdapter
-from small_runs import ROOT, run, small_overrides
+from small_runs import ROOT
 
 from halspan.app import export as export_app
 from halspan.app import exporting
@@ -24,24 +24,15 @@ from halspan.data.readers.jsonl import write_jsonl
 from halspan.inference.comparison import _arrays, _compare, score_each
 from halspan.inference.detector import Detector
 from halspan.models.folder.record import DetectorRecord, ScoringRecord
-from halspan.testing.small_corpora import write_corpus
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    corpus = write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
-    run(*small_overrides(corpus), "trainer.threads=1", f"run_dir={folder}")
-    return folder
 
 
 @pytest.fixture
-def place(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def place(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 def export(*arguments):
-    """Do what the command line does; give the exit status."""
+    """Run the entry point as the command line does and return its exit status."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "export.py"), *arguments])
@@ -52,16 +43,16 @@ def export(*arguments):
 
 
 def halspan(*arguments):
-    """Do what the console command does."""
+    """Run the console command."""
     with pytest.raises(SystemExit) as exit_:
         console_command([str(argument) for argument in arguments])
     assert not exit_.value.code
 
 
 @pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
+def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports") / "detector"
-    assert export(f"run={finished}", f"to={folder}") == 0
+    assert export(f"run={finished_run}", f"to={folder}") == 0
     return folder
 
 
@@ -91,9 +82,9 @@ def test_the_folder_was_compared_with_the_live_detector(exported):
     assert check["captions"] > 3
 
 
-def test_it_says_what_the_run_said(finished, exported):
+def test_it_says_what_the_run_said(finished_run, exported):
     detector = Detector.from_pretrained(exported, device="cpu")
-    for record in predictions(finished):
+    for record in predictions(finished_run):
         ranges = [(sentence["start"], sentence["end"]) for sentence in record["sentences"]]
         sentences = detector.predict(record["image"], record["text"], sentences=ranges).sentences
         for sentence, then in zip(sentences, record["sentences"], strict=True):
@@ -101,25 +92,25 @@ def test_it_says_what_the_run_said(finished, exported):
 
 
 def leaves(tree, *keys):
-    """Give every figure below a key, by its path."""
+    """Return every figure below a key, by its path."""
     if not isinstance(tree, dict | list):
         return {keys: tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     return {path: value for key, below in items for path, value in leaves(below, *keys, key).items()}
 
 
-def test_scoring_with_the_export_and_judging_that_gives_the_figures_of_the_run(finished, exported, tmp_path):
+def test_scoring_with_the_export_and_judging_that_gives_the_figures_of_the_run(finished_run, exported, tmp_path):
     """The run was trained with bf16-mixed, and is judged in float32, as the export is."""
-    assert read_settings(finished / "config.yaml")["trainer"]["precision"] == "bf16-mixed"
-    said = finished / "predictions" / "test_heldout.jsonl"
-    records = [Caption.from_record(record).to_record() for record in predictions(finished)]
+    assert read_settings(finished_run / "config.yaml")["trainer"]["precision"] == "bf16-mixed"
+    said = finished_run / "predictions" / "test_heldout.jsonl"
+    records = [Caption.from_record(record).to_record() for record in predictions(finished_run)]
     records = [record | {"image": str(said.parent / record["image"])} for record in records]
     captions, scored = tmp_path / "captions.jsonl", tmp_path / "scored.jsonl"
     write_jsonl(captions, records)
     halspan("score", "-d", exported, "-i", captions, "-o", scored, "--device", "cpu")
     halspan("judge", scored, "--to", tmp_path)
     judged = leaves(json.loads((tmp_path / "metrics.json").read_text())["all"])
-    of_run = leaves(json.loads((finished / "metrics.json").read_text())["test_heldout"])
+    of_run = leaves(json.loads((finished_run / "metrics.json").read_text())["test_heldout"])
     assert len(judged) > 50
     assert set(of_run) - set(judged) == {path for path in of_run if path[0] in ("token", "without_train_texts")} | {
         ("n", name) for name in ("left_out", "captions_in_train", "sentences_in_train")
@@ -138,8 +129,8 @@ def test_the_detector_says_what_its_figures_were_measured_with(exported):
     assert TypeAdapter(DetectorRecord).validate_json(json.dumps(record)).scoring is None
 
 
-def test_the_card_has_the_figures_of_the_run(finished, exported):
-    metrics = json.loads((finished / "metrics.json").read_text())["test_heldout"]
+def test_the_card_has_the_figures_of_the_run(finished_run, exported):
+    metrics = json.loads((finished_run / "metrics.json").read_text())["test_heldout"]
     card = (exported / "README.md").read_text()
     low, high = metrics["ci95"]["sentence.auroc.macro"]
     assert f"{metrics['sentence']['auroc']['macro']:.3f} ({low:.3f} to {high:.3f})" in card
@@ -147,8 +138,8 @@ def test_the_card_has_the_figures_of_the_run(finished, exported):
     assert "Generators held out: cleo" in card
 
 
-def test_merged_is_compared_too(finished, tmp_path):
-    assert export(f"run={finished}", f"to={tmp_path / 'merged'}", "merge=true") == 0
+def test_merged_is_compared_too(finished_run, tmp_path):
+    assert export(f"run={finished_run}", f"to={tmp_path / 'merged'}", "merge=true") == 0
     record = json.loads((tmp_path / "merged" / "detector.json").read_text())
     assert 0 < record["check"]["largest_difference"] < record["check"]["tolerance"] == 1e-4
     assert not (tmp_path / "merged" / "backbone").exists()
@@ -166,9 +157,9 @@ def spoil_heads(folder, record):
     file.write_bytes(file.read_bytes()[:-1] + b"\x00\x01")
 
 
-def test_scores_that_differ_are_an_error_that_names_them(finished, exported):
+def test_scores_that_differ_are_an_error_that_names_them(finished_run, exported):
     detector = Detector.from_pretrained(exported, device="cpu")
-    captions = [replace(Caption.from_record(record), image=record["image"]) for record in predictions(finished)[:2]]
+    captions = [replace(Caption.from_record(record), image=record["image"]) for record in predictions(finished_run)[:2]]
     live = score_each(detector, captions)
     fresh = dict(_arrays(live))
     assert _compare(dict(_arrays(live)), fresh, 1e-5) == 0
@@ -180,13 +171,13 @@ def test_scores_that_differ_are_an_error_that_names_them(finished, exported):
             _compare(dict(_arrays(live)), fresh | {name: scores[:-1]}, 1e-5)
 
 
-def test_a_folder_that_is_there_is_kept_unless_told_otherwise(finished, exported, tmp_path, capsys):
+def test_a_folder_that_is_there_is_kept_unless_told_otherwise(finished_run, exported, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    assert export(f"run={finished}", f"to={exported}") == 2
+    assert export(f"run={finished_run}", f"to={exported}") == 2
     assert "is there already; add overwrite=true" in capsys.readouterr().err
-    assert export(f"run={finished}", f"to={tmp_path / 'mine'}", "overwrite=true") == 2
-    assert "holds something else than a detector" in capsys.readouterr().err
+    assert export(f"run={finished_run}", f"to={tmp_path / 'mine'}", "overwrite=true") == 2
+    assert "holds files other than a detector" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -246,9 +237,9 @@ def test_a_run_that_is_not_whole_is_refused_and_no_folder_is_left(place, tmp_pat
         (["to=out"], "error: run: missing; give it: run=..."),
         (["run=nowhere"], "error: to: missing; give it: to=..."),
         (["run=nowhere", "to=out"], "error: run: 'nowhere' has no config.yaml and best.ckpt"),
-        (["run=a", "to=out", "merge=maybe"], "error: merge: 'maybe' is not possible; possible: true, false"),
-        (["run=a", "to=out", "dtype=int8"], "error: dtype: 'int8' is not possible; possible: null, float32, bfloat16"),
-        (["run=a", "to=out", "captions=0"], "error: captions: 0 is not possible"),
+        (["run=a", "to=out", "merge=maybe"], "error: merge: must be true or false, got 'maybe'"),
+        (["run=a", "to=out", "dtype=int8"], "error: dtype: must be null, float32 or bfloat16, got 'int8'"),
+        (["run=a", "to=out", "captions=0"], "error: captions: must be a whole number from 1 on, got 0"),
         (["run=a", "to=out", "merged=true"], "error: merged: unknown key; did you mean merge?"),
     ],
 )

@@ -25,7 +25,7 @@ def test_help_has_all_words_of_every_comment_and_file_at_any_width(monkeypatch, 
         assert f" {file.stem} " in text
     for comment in re.findall(r"# (.*)", (ROOT / "conf" / "config.yaml").read_text().partition("defaults:")[2]):
         assert comment in text
-    assert "experiment= chooses all of them and sets the few numbers it is about" in text
+    assert "experiment=NAME chooses a file of every group and sets a few keys." in text
 
 
 def test_a_comment_stands_beside_its_key_where_there_is_room_and_above_it_where_not(monkeypatch):

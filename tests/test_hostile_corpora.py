@@ -1,4 +1,4 @@
-"""Corpora from somebody else: each a class of attack; `experiments/review/hostile.md` lists what happened."""
+"""Foreign corpora: each a class of attack; `experiments/review/hostile.md` lists what happened."""
 
 import json
 import os
@@ -143,5 +143,5 @@ def test_a_row_that_fills_the_memory_is_refused(tmp_path):
 def test_an_address_that_cannot_be_read_is_a_bad_record(tmp_path):
     record = {"_id": "a", "labels": [[]], "model": "m", "image_path": "http://[", "sentences": ["It is."]}
     (tmp_path / "chocolate.json").write_text(json.dumps([record]))
-    with pytest.raises(DataError, match=r"image_path: 'http://\[' is no address"):
+    with pytest.raises(DataError, match=r"image_path: 'http://\[' is not an address"):
         Chocolate(path=tmp_path / "chocolate.json").load(check_images=False)

@@ -1,4 +1,4 @@
-"""Links and pipes where halspan writes beside files from somebody else; `experiments/review/hostile.md` lists them."""
+"""Links and pipes where halspan writes beside foreign files; `experiments/review/hostile.md` lists them."""
 
 import json
 import os

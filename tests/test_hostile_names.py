@@ -31,7 +31,7 @@ def make_hostile(line):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A small corpus with hostile generators, types, ids and file names."""
+    """Return a small corpus with hostile generators, types, ids and file names."""
     file = write_corpus(tmp_path_factory.mktemp("corpus"))
     for image in (file.parent / "images").iterdir():
         image.rename(image.with_name(image.name.replace("1", "\x1b[31m1")))
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def predictions(corpus):
-    """What a detector might say of it."""
+    """Return a prediction for it."""
     file = corpus.with_name("predictions.jsonl")
     records = [json.loads(line) for line in corpus.read_text().splitlines()]
     for record in records:
@@ -77,7 +77,7 @@ def command(capsys, monkeypatch):
     return command
 
 
-def test_a_judgement_shows_them_as_text_and_its_tables_hold_them_so(predictions, command, tmp_path):
+def test_a_judgment_shows_them_as_text_and_its_tables_hold_them_so(predictions, command, tmp_path):
     status, shown = command("judge", predictions, "--to", tmp_path)
     assert status == 0
     assert not STEERING.search(shown)

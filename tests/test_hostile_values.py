@@ -1,4 +1,4 @@
-"""Values in the folders of runs from somebody else, and backbones: `experiments/review/hostile.md` lists them."""
+"""Values in foreign run folders and backbones: `experiments/review/hostile.md` lists them."""
 
 import json
 import shutil
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_other_values_is_refused(finished, tmp_path, name):  # n
     checkpoint = torch.load(finished / "best.ckpt", weights_only=True)
     CHECKPOINTS[name](checkpoint)
     torch.save(checkpoint, tmp_path / "best.ckpt")
-    with pytest.raises(ModelError, match=r"no checkpoint of a run|not what a run writes"):
+    with pytest.raises(ModelError, match=r"not a checkpoint of a run|not what a run writes"):
         read_checkpoint(tmp_path / "best.ckpt")
 
 

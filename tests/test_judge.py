@@ -1,6 +1,7 @@
 """Ensembles, baselines, and what may not leak from test labels into anything but test figures."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,18 +14,15 @@ from halspan.app.entry import run_entry
 from halspan.evaluation.baselines.runner import IMAGE_BLIND, Baselines, Ground, judge_beside
 from halspan.testing.small_corpora import write_corpus
 
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 @pytest.fixture(scope="module")
-def members(corpus, tmp_path_factory):
+def members(corpus, finished_run, tmp_path_factory):
+    """Give the folders of two runs, of the seeds 1 and 2."""
     folder = tmp_path_factory.mktemp("runs")
-    for seed in (1, 2):
-        run(*small_overrides(corpus), f"run_dir={folder / str(seed)}", f"seed={seed}")
-    return [folder / "1", folder / "2"]
+    run(*small_overrides(corpus), f"run_dir={folder / '2'}", "seed=2")
+    return [shutil.copytree(finished_run, folder / "1"), folder / "2"]
 
 
 def evaluate(monkeypatch, *arguments):
@@ -45,7 +43,7 @@ def read_lines(file):
 
 
 def scores_of(file):
-    """Give each sentence's P(incorrect) by caption, and the predicted spans."""
+    """Return each sentence's P(incorrect) by caption, and the predicted spans."""
     return {
         record["id"]: ([sentence["p_incorrect"] for sentence in record["sentences"]], record["predicted"])
         for record in read_lines(file)
@@ -65,7 +63,7 @@ def test_test_labels_change_nothing_but_test_figures(corpus, members, tmp_path):
             record["spans"] = []
             for sentence in record["sentences"]:
                 sentence["label"] = turned[sentence["label"]]
-    other = corpus.with_name("turned.jsonl")
+    other = shutil.copytree(corpus.parent, tmp_path / "turned") / corpus.name
     other.write_text("".join(json.dumps(record) + "\n" for record in records))
     run(*small_overrides(other), f"run_dir={second}")
 
@@ -93,8 +91,6 @@ def test_several_runs_are_judged_as_their_calibrated_average(monkeypatch, member
 
 
 def test_the_average_of_a_run_with_its_own_copy_is_that_run(monkeypatch, members, tmp_path):
-    import shutil
-
     copies = [shutil.copytree(members[0], tmp_path / name) for name in ("a", "b")]
     assert evaluate(monkeypatch, f"run=[{copies[0]},{copies[1]}]") == 0
     alone, together = read(copies[0] / "metrics.json"), read(tmp_path / "a+b" / "metrics.json")
@@ -153,8 +149,6 @@ def test_runs_of_different_splits_are_not_averaged(monkeypatch, capsys, corpus, 
 
 
 def test_runs_of_a_corpus_and_of_its_edited_version_are_not_averaged(monkeypatch, capsys, members, tmp_path):
-    import shutil
-
     other = shutil.copytree(members[1], tmp_path / "edited")
     split = read(other / "split.json")
     text, _, image = split["contents"]["captions"]["anna/0"].split()
@@ -230,8 +224,6 @@ def test_weights_that_are_missing_beside_a_configuration_are_found_first(tmp_pat
 
 
 def test_a_baseline_that_was_asked_for_and_fails_replaces_nothing(monkeypatch, capsys, members, tmp_path):
-    import shutil
-
     from halspan.core.errors import DataError
     from halspan.evaluation.baselines import text_only as blind
 
@@ -286,8 +278,6 @@ def test_figures_on_other_captions_are_not_kept_which_is_said(caplog, corpus, tm
 
 
 def test_baselines_that_were_not_asked_for_keep_their_figures_on_the_same_captions(monkeypatch, members, tmp_path):
-    import shutil
-
     folder = shutil.copytree(members[0], tmp_path / "run")
     before = read(folder / "metrics.json")["baselines"]
     assert evaluate(monkeypatch, f"run={folder}", "baselines=[zero_shot]", "model=llama4_tiny") == 0
@@ -320,8 +310,14 @@ def test_baselines_alone_add_to_those_that_are_there_and_show_the_best(monkeypat
         (["baselines=[zero_shot]"], "model: not given; the baseline zero_shot asks one: choose it, such as"),
         (["baselines=bow"], "run, data: neither is given"),
         (["baselines=[]"], "run, baselines: neither is given"),
-        (["clipscore.batch_sentences=0", "baselines=[clipscore]"], "clipscore.batch_sentences: 0 is not possible"),
-        (["baselines=bow", "data=jsonl", "data.path=a", "judge.captions=0"], "judge.captions: 0 is not possible"),
+        (
+            ["clipscore.batch_sentences=0", "baselines=[clipscore]"],
+            "clipscore.batch_sentences: must be greater than",
+        ),
+        (
+            ["baselines=bow", "data=jsonl", "data.path=a", "judge.captions=0"],
+            "judge.captions: must be greater than",
+        ),
     ],
 )
 def test_what_is_wrong_about_baselines_is_one_line(monkeypatch, capsys, arguments, message):

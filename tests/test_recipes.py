@@ -14,14 +14,8 @@ from halspan.app import train as train_app
 from halspan.app.configuration import arguments as arguments_of
 from halspan.app.configuration import configure, run_names
 from halspan.app.entry import run_entry
-from halspan.testing.small_corpora import write_corpus
 
 OWN = ("data=jsonl", "data.path=captions.jsonl")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
 
 
 @pytest.fixture
@@ -42,7 +36,7 @@ def train(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def settings(train):
-    """Give the configuration that `--cfg job` shows."""
+    """Return the configuration that `--cfg job` shows."""
 
     def show(*arguments: str) -> DictConfig:
         status, shown, _ = train(*arguments, "--cfg", "job", "--resolve")

@@ -15,12 +15,8 @@ from halspan.app import sweep as sweep_app
 from halspan.app import train
 from halspan.app.configuration import run_names
 from halspan.app.entry import run_entry
-from halspan.testing.small_corpora import write_corpus
 
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=40)
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 @pytest.fixture

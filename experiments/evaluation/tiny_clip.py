@@ -1,4 +1,4 @@
-"""Save a CLIP with random weights, for baselines that nobody trained.
+"""Save a CLIP with random weights, for untrained baselines.
 
 Command: python experiments/evaluation/tiny_clip.py
 """

@@ -33,7 +33,7 @@ CHECKS = {
     "test_trained_weights_alone_restore_a_detector": "save, load",
     "test_merged_adapters_give_the_same_states": "merge",
     "test_gradient_checkpointing_gives_the_same_gradients": "checkpointing",
-    "test_4_bits_are_judged_as_the_dequantised_weights": "4 bits",
+    "test_4_bits_are_judged_as_the_dequantized_weights": "4 bits",
     "test_frozen_towers_keep_no_graph_even_of_what_asks_for_one": "frozen towers",
 }
 """Tests of the matrix, and what they are called in the table."""
@@ -108,7 +108,7 @@ def table(outcomes: Mapping[tuple[str, str], str]) -> Iterator[str]:
 
 
 def cell(outcome: str | None, test: str, family: Family) -> str:
-    """Say how a check ended."""
+    """Return how a check ended."""
     if outcome != "passed":
         return outcome or "not run"
     if CHECKS[test] == "vision LoRA" and "projector" not in family.layers:

@@ -1,4 +1,4 @@
-"""What 4 bits take and how fast they train: a Llama-4 as wide as Scout, or a part of it, with few layers.
+"""Measure the memory and speed of training in 4 bits: a Llama-4 as wide as Scout, or a part of it, with few layers.
 
 `python experiments/llama4_memory/run.py` uses the GPU if there is one, at Scout's full width; else the CPU, at a
 quarter of it. It prints the tables of README.md.
@@ -43,10 +43,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         text = widths(arguments.divide, layers=arguments.layers, experts=arguments.experts)
         save_random_llama4(Path(name), text, dtype=torch.bfloat16, shard_bytes=SHARD)
-        chosen = spec(name, arguments.targets)
-        backbone = load_backbone(chosen)
+        lora = LoraSpec(r=16, alpha=32, dropout=0.0, targets=arguments.targets, rslora=True)
+        backbone = load_backbone(spec(name, lora))
         loaded = torch.cuda.max_memory_allocated() if is_gpu else 0
-        speed = train(backbone, chosen, tokens=arguments.tokens, steps=arguments.steps)
+        speed = train(backbone, lora, tokens=arguments.tokens, steps=arguments.steps)
     where = torch.cuda.get_device_name() if is_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(
         f"{where}: width {text['hidden_size']:,}, {arguments.layers} layers, {arguments.experts} experts; LoRA on "
@@ -67,7 +67,7 @@ def widths(divide: int, *, layers: int, experts: int) -> dict[str, int]:
     return scaled | {"num_hidden_layers": layers, "num_local_experts": experts}
 
 
-def spec(folder: str, targets: list[str]) -> ModelSpec:
+def spec(folder: str, lora: LoraSpec) -> ModelSpec:
     """Choose 4 bits, and adapters."""
     return ModelSpec(
         backbone=folder,
@@ -78,13 +78,13 @@ def spec(folder: str, targets: list[str]) -> ModelSpec:
         dtype="bfloat16",
         attention="sdpa",
         quantize="nf4",
-        lora=LoraSpec(r=16, alpha=32, dropout=0.0, targets=targets, rslora=True),
+        lora=lora,
     )
 
 
-def train(backbone: Backbone, chosen: ModelSpec, *, tokens: int, steps: int) -> float:
+def train(backbone: Backbone, lora: LoraSpec, *, tokens: int, steps: int) -> float:
     """Train adapters on random tokens, as far as the hidden states; give tokens a second, by the median step."""
-    model = add_lora(backbone.model, backbone.family, chosen.lora)
+    model = add_lora(backbone.model, backbone.family, lora)
     model.train()
     decoder = model.get_submodule("base_model.model.language_model.model")
     adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -131,7 +131,7 @@ def scout_table(backbone: Backbone) -> Iterator[str]:
 
 
 def tower(backbone: Backbone) -> list[Weights]:
-    """Give what the layers hold, without the norm behind them."""
+    """Return what the layers hold, without the norm behind them."""
     weights = measure(backbone.model, backbone.family)
     return add_up(
         part

@@ -223,7 +223,7 @@ def train(args: argparse.Namespace) -> None:
     with Progress(*columns) as progress:
         task = progress.add_task("pre-training", total=args.steps, completed=first)
         for step, batch in zip(range(first, args.steps), loader, strict=False):
-            parts = optimise(model, optimizer, batch, step, args)
+            parts = optimize(model, optimizer, batch, step, args)
             progress.update(task, advance=1)
             if (step + 1) % args.report_every == 0:
                 report = {name: round(value.item(), 4) for name, value in parts.items()}
@@ -236,14 +236,14 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps(fill_in_accuracy(model, tokenizer, 500), indent=1))
 
 
-def optimise(
+def optimize(
     model: LlavaForConditionalGeneration,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Tensor],
     step: int,
     args: argparse.Namespace,
 ) -> dict[str, Tensor]:
-    """Take one optimiser step and return the losses, in nats per token."""
+    """Take one optimizer step and return the losses, in nats per token."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, args.steps, args.lr)
     with torch.autocast("cpu", torch.bfloat16):
@@ -291,7 +291,7 @@ def main() -> None:
     """Parse the command line and pre-train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path("checkpoints/shapes_backbone"), help="where to save")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=ROWS_PER_STEP, help="rows (images) per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=128, help="hidden size of the text tower")

@@ -1,4 +1,4 @@
-"""What the shapes backbone reads: images of scenes that no corpus holds, and true captions of them, tokenised."""
+"""Training data of the shapes backbone: images of scenes that no corpus holds, with true captions, tokenized."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ KIND_WEIGHTS = {
     "place": 8.0, "presence": 1.0, "number": 1.2, "relation": 3.0, "direction": 1.2, "text": 1.2, "background": 0.3,
 }  # fmt: skip
 SLOTS = {
-    "place": ("colour", "shape", "size", "texture", "place"),
-    "presence": ("colour", "shape", "size", "texture"),
+    "place": ("color", "shape", "size", "texture", "place"),
+    "presence": ("color", "shape", "size", "texture"),
     "number": ("number",),
-    "relation": ("relation", "colour", "shape", "colour2", "shape2"),
+    "relation": ("relation", "color", "shape", "color2", "shape2"),
     "direction": ("direction",),
     "text": ("letter",),
     "background": ("background",),
@@ -94,25 +94,26 @@ def worded(
     """Yield true sentences in random styles, each with its statement and the characters of each of its slots."""
     for statement in select_statements(scene, kinds, count, rng):
         style, pattern = rng.choice(GENERATORS).style, rng.getrandbits(32)
-        spans, sentence = {}, ""
+        spans, sentence = dict[str, tuple[int, int]](), ""
         for slot in SLOTS[statement.kind]:
             if slot in statement.slots:
                 marked = replace(statement, wrong=(slot,))  # wording then tells where it is; nothing becomes wrong
                 sentence, span = word(marked, style, random.Random(pattern))
-                spans[slot] = span
+                if span is not None:  # this wording names the slot
+                    spans[slot] = span
         yield statement, sentence, spans
 
 
 def cells_of(statement: Statement, scene: Scene) -> dict[str, int]:
     """Return, for each slot that speaks of things, the cells of these things, as bits of a number."""
     slots = statement.slots
-    first = {name: slots[name] for name in ("colour", "shape", "size", "texture") if name in slots}
+    first = {name: slots[name] for name in ("color", "shape", "size", "texture") if name in slots}
     if statement.kind in ("direction", "text"):
         first["shape"] = "arrow" if statement.kind == "direction" else "card"
-    second = {"colour": slots["colour2"], "shape": slots["shape2"]} if statement.kind == "relation" else {}
+    second = {"color": slots["color2"], "shape": slots["shape2"]} if statement.kind == "relation" else {}
     found = 1 << PLACES.index(slots["place"]) if statement.kind == "place" else _matching(first, scene)
-    told = [name for name in slots if name not in ("relation", "background", "colour2", "shape2")]
-    return dict.fromkeys(told, found) | dict.fromkeys(("colour2", "shape2") if second else (), _matching(second, scene))
+    told = [name for name in slots if name not in ("relation", "background", "color2", "shape2")]
+    return dict.fromkeys(told, found) | dict.fromkeys(("color2", "shape2") if second else (), _matching(second, scene))
 
 
 def _matching(looks: Mapping[str, str], scene: Scene) -> int:
@@ -206,9 +207,9 @@ def cell_words(scene: Scene, style: Style, tokenizer: PreTrainedTokenizerFast) -
     for place, thing in zip(PLACES, scene.cells, strict=True):
         values = [place]
         if thing is not None and thing.direction is not None:
-            values = [thing.shape, thing.colour, thing.direction]  # "left" would be said of the place too
+            values = [thing.shape, thing.color, thing.direction]  # "left" would be said of the place too
         elif thing is not None:
-            values += [thing.shape, thing.colour]
+            values += [thing.shape, thing.color]
         if thing is not None and thing.shape in PLAIN_SHAPES:
             values += [thing.size] if thing.texture == "plain" else [thing.size, thing.texture]
         words = [part for value in values for part in style.word(value).split() if part != "corner"]

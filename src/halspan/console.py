@@ -46,7 +46,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def answer_ctrl_c() -> None:
-    """Let Ctrl-C interrupt this process, even where it was started with that signal ignored (`nohup ... &`)."""
+    """Make Ctrl-C interrupt this process, even where it was started with that signal ignored (`nohup ... &`)."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

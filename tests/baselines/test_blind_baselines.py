@@ -25,10 +25,10 @@ from halspan.metrics.summary import summarize
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
-def caption(name, *labelled, generator="g"):
-    text = " ".join(words for words, _ in labelled)
+def caption(name, *labeled, generator="g"):
+    text = " ".join(words for words, _ in labeled)
     sentences, start = [], 0
-    for words, label in labelled:
+    for words, label in labeled:
         sentences.append(Sentence(start, start + len(words), label))
         start += len(words) + 1
     return Caption(name, "a.png", generator, "image_to_text", text, tuple(sentences))

@@ -1,8 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -16,7 +14,8 @@ from halspan.data.rows import Row
 from halspan.evaluation.baselines.baseline_specs import ZeroShotSpec
 from halspan.evaluation.baselines.zero_shot import ZeroShot, answer_tokens, load_zero_shot
 from halspan.models.backbones.loading import TINY_LLAMA4, load_backbone
-from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_detectors import saved
+from halspan.testing.tiny_families import PROMPTS
 from halspan.testing.tiny_models import TEXTS, byte_tokenizer, make_caption, make_image, spec_maker
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +29,6 @@ ANSWERS = {"llama4": {"yes": ["y", "Y", "Ġy"], "no": ["n", "N"]}}  # which has 
 # transformers' PaliGemma processor makes an array of a tensor as numpy 1 did
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 families = pytest.mark.parametrize("name", PROMPTS)
-
-
-@lru_cache
-def saved(name: str) -> str:
-    folder = Path(mkdtemp(prefix=f"{name}-"))
-    save_tiny(name, folder)
-    return str(folder)
 
 
 def spec_of(backbone: str, *, max_tokens: int = 512, **changes) -> ZeroShotSpec:

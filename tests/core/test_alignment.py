@@ -71,7 +71,7 @@ def test_of_overlapping_spans_a_token_belongs_to_the_one_with_most_of_it_the_fir
     assert range_of_token(HORSE_OFFSETS, spans, HORSE).tolist() == [-1, 1, 2, -1]
 
 
-def test_neighbouring_tagged_tokens_join_without_the_space_before_them():
+def test_neighboring_tagged_tokens_join_without_the_space_before_them():
     tags = np.array([False, True, True, False])
     assert tokens_to_spans(tags, HORSE_OFFSETS, HORSE) == [(2, 11)]
 

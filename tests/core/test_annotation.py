@@ -43,7 +43,7 @@ BAD_SPANS = {
     "beyond the text": ({"start": 0, "end": 999}, "end: 999 is beyond the text's 26 characters"),
     "without an end": ({"start": 0}, "end: missing"),
     "swapped": ({"start": 9, "end": 2}, "start: 9 is after end 2"),
-    "a misspelt key": ({"start": 0, "end": 2, "types": "Object"}, "types: unknown key; did you mean type"),
+    "a misspelled key": ({"start": 0, "end": 2, "types": "Object"}, "types: unknown key; did you mean type"),
     "not an object": ([0, 2], "span: [0, 2] is a list, not an object"),
 }
 

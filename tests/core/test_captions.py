@@ -64,7 +64,7 @@ def test_a_caption_is_frozen():
         CAPTION.text = "Another text."
 
 
-def test_a_text_without_sentences_is_split_into_unlabelled_ones():
+def test_a_text_without_sentences_is_split_into_unlabeled_ones():
     for record in (changed("sentences", to=MISSING), changed("sentences", to=None)):
         assert Caption.from_record(record).sentences == (Sentence(0, 20), Sentence(21, 36))
 

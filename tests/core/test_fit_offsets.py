@@ -46,7 +46,7 @@ def fitted(kind: str, normalizer: str, caption: Caption) -> np.ndarray:
 
 
 def perfect(caption: Caption, offsets: np.ndarray) -> list[tuple[int, int]]:
-    """What a detector marks that gives every token its target."""
+    """Return the spans that a detector marks if it gives every token its target."""
     found = decode(
         text=caption.text,
         offsets=offsets,
@@ -68,7 +68,7 @@ def graphemes(text: str) -> list[int]:
 
 
 def edges_that_no_token_crosses(caption: Caption, offsets: np.ndarray) -> list[int]:
-    """Where spans may begin and end: between graphemes, and not between ink of one token."""
+    """Return where spans may begin and end: between graphemes, and not between ink of one token."""
     text = caption.text
     crossed = {
         at

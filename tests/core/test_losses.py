@@ -18,7 +18,7 @@ def log_sigmoid(x: float) -> float:
     return -math.log1p(math.exp(-x))
 
 
-# Five tokens: two of a localised sentence, two of a weak one, one outside. The first is hallucinated, of type 1.
+# Five tokens: two of a localized sentence, two of a weak one, one outside. The first is hallucinated, of type 1.
 TARGETS = Targets(
     token=torch.tensor([1.0, 0, 0, 0, 0]),
     token_mask=torch.tensor([True, True, False, False, False]),
@@ -152,7 +152,7 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_means():
 
 
 def test_the_losses_of_two_passes_over_global_counts_add_up_to_the_loss_of_one():
-    first, second = [build_targets(each, OFFSETS, TYPES) for each in (LOCALISED, WEAK)]
+    first, second = [build_targets(each, OFFSETS, TYPES) for each in (LOCALIZED, WEAK)]
     whole = Targets.join([first, second])
     logits = Logits(token=torch.randn(8), type=torch.randn(8, 2), sentence=torch.randn(4))
     counts = count_terms(whole)
@@ -174,12 +174,12 @@ def caption(first: Sentence, second: Sentence, *spans: Span) -> Caption:
     return Caption("c/1", "1.png", "c", "image_to_text", "A red. B", (first, second), spans)
 
 
-LOCALISED = caption(Sentence(0, 6, "incorrect"), Sentence(7, 8, "correct"), Span(2, 5, "Object"))
+LOCALIZED = caption(Sentence(0, 6, "incorrect"), Sentence(7, 8, "correct"), Span(2, 5, "Object"))
 WEAK = caption(Sentence(0, 6, "incorrect", ("Attribute",)), Sentence(7, 8, "unknown"))
 
 
 def test_the_targets_of_a_batch_count_its_sentences_through():
-    joined = Targets.join([build_targets(each, OFFSETS, TYPES) for each in (LOCALISED, WEAK)])
+    joined = Targets.join([build_targets(each, OFFSETS, TYPES) for each in (LOCALIZED, WEAK)])
     assert joined.token_sentence.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
     assert joined.token.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
     assert joined.token_type.tolist() == [NO_TYPE, 1, *[NO_TYPE] * 6]
@@ -192,7 +192,7 @@ def test_the_targets_of_a_batch_count_its_sentences_through():
 
 def test_tokens_outside_the_sentences_stay_outside_in_a_batch():
     outside = caption(Sentence(0, 1, "correct"), Sentence(7, 8, "correct"))
-    joined = Targets.join([build_targets(each, OFFSETS, TYPES) for each in (LOCALISED, outside)])
+    joined = Targets.join([build_targets(each, OFFSETS, TYPES) for each in (LOCALIZED, outside)])
     assert joined.token_sentence.tolist() == [0, 0, 0, 1, 2, -1, -1, 3]
 
 

@@ -53,7 +53,7 @@ def test_hallucinated_tokens_are_positive_and_carry_the_type_of_their_span():
 @pytest.mark.parametrize(
     ("spans", "types"),
     [
-        ([Span(2, 9), Span(2, 5, "Attribute")], [0, NO_TYPE]),  # nobody typed the cat
+        ([Span(2, 9), Span(2, 5, "Attribute")], [0, NO_TYPE]),  # the cat has no type
         ([Span(2, 5, "Attribute"), Span(2, 9)], [0, NO_TYPE]),
         ([Span(2, 9), Span(4, 5, "Attribute")], [0, NO_TYPE]),  # less of the token than the span without a type
         ([Span(2, 9, "Object"), Span(4, 9, "Attribute")], [1, 0]),  # more of "red", as much of "cat"
@@ -91,7 +91,7 @@ def test_a_span_that_tags_no_token_leaves_its_sentence_weak():
     assert not targets.token_mask.any()
 
 
-def test_unlabelled_sentences_count_nowhere():
+def test_unlabeled_sentences_count_nowhere():
     targets = build_targets(caption(Sentence(*FIRST), Sentence(*SECOND), spans=(Span(2, 5),)), OFFSETS, TAXONOMY)
     assert not targets.token_mask.any()
     assert not targets.token.any()
@@ -133,14 +133,14 @@ def test_the_targets_are_float32_as_the_losses_are():
 @pytest.mark.parametrize(
     ("annotated", "field"),
     [
-        (caption(Sentence(*FIRST, "incorrect"), spans=(Span(2, 5), Span(2, 5, "Colour"))), "spans[1].type"),
-        (caption(Sentence(*FIRST, "incorrect", ("Object", "Colour"))), "sentences[0].types[1]"),
+        (caption(Sentence(*FIRST, "incorrect"), spans=(Span(2, 5), Span(2, 5, "Color"))), "spans[1].type"),
+        (caption(Sentence(*FIRST, "incorrect", ("Object", "Color"))), "sentences[0].types[1]"),
     ],
 )
 def test_a_type_outside_the_taxonomy_is_refused_and_the_taxonomy_listed(annotated, field):
     with pytest.raises(DataError) as error:
         build_targets(annotated, OFFSETS, TAXONOMY)
     assert str(error.value) == (
-        f"caption 'c/1': {field}: 'Colour' is not in the taxonomy; one of Attribute, Object, Number, or put it there "
+        f"caption 'c/1': {field}: 'Color' is not in the taxonomy; one of Attribute, Object, Number, or put it there "
         "and train again"
     )

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real corpora, which are not part of the repository."""
+    """Return real corpora, which are not part of the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real corpora are not at {SHARED_DATA}")
     return SHARED_DATA
@@ -23,7 +23,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def paint() -> Callable[..., Path]:
-    """Save a one-coloured picture: `paint(path, number)`; different numbers give different pictures."""
+    """Save a one-colored picture: `paint(path, number)`; different numbers give different pictures."""
 
     def paint(path: Path, number: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

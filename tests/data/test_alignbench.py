@@ -25,7 +25,7 @@ def load(tmp_path, paint, write_lines):
 
 
 def texts(corpus):
-    """Each span's text and type, over all captions."""
+    """Return each span's text and type, over all captions."""
     return [(c.text[span.start : span.end], span.type) for c in corpus.captions for span in c.spans]
 
 
@@ -203,13 +203,13 @@ def test_votes_against_the_label_are_counted_with_an_example(load, row):
     )
     assert corpus.notes["votes"] == {"against the label": 3}
     example = corpus.notes["examples"]["votes against the label"]
-    assert "halcap_bench.jsonl:1: n_incorrect: 3 of 3 votes, but the sentence is labelled correct" in example
+    assert "halcap_bench.jsonl:1: n_incorrect: 3 of 3 votes, but the sentence is labeled correct" in example
 
 
 MALFORMED = {
     "an unknown label": ({"annotation": "wrong"}, "annotation: 'wrong' is not possible; one of correct, incorrect"),
     "a label that is no text": ({"annotation": 1}, "annotation: 1 is an integer"),
-    "an unknown type": ({"error_type": "Colour"}, "error_type: 'Colour' is not possible; one of Attribute, Object"),
+    "an unknown type": ({"error_type": "Color"}, "error_type: 'Color' is not possible; one of Attribute, Object"),
     "words that are no text": ({"error_words": [3]}, "error_words: 3 in a list is an integer"),
     "an empty sentence": ({"caption": " "}, "caption: ' ' is empty"),
     "a position that is no number": ({"sentence_index": "first"}, "sentence_index: 'first' is a string, not a count"),
@@ -318,7 +318,7 @@ def test_a_corpus_under_another_file_name_is_found_in_its_folder(tmp_path, paint
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """An empty cache of the hub's client, which is kept off line."""
+    """Return an empty cache of the hub's client, which is kept off line."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -17,7 +17,7 @@ def caption(id_: str, image: str, direction="image_to_text") -> Caption:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Twelve pictures, of which 0 and 10, and 1 and 11, are byte-identical."""
+    """Return twelve pictures, of which 0 and 10, and 1 and 11, are byte-identical."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(12):
         (folder / f"{number}.png").write_bytes(bytes([number % 10]))

@@ -89,7 +89,7 @@ def test_images_may_lie_in_another_folder(load, chart, paint, tmp_path):
     [
         ({"labels": [[], []]}, "labels: .* do not fit sentences"),
         ({"labels": ["value_error"]}, r"labels\[0\]: 'value_error' is a string, not a list"),
-        ({"labels": [["colour_error"]]}, r"labels\[0\]: 'colour_error' is not possible; one of value_error"),
+        ({"labels": [["hue"]]}, r"labels\[0\]: 'hue' is not possible; one of value_error"),
         ({"sentences": [""]}, r"sentences\[0\]: '' is empty"),
         ({"sentences": [], "labels": []}, "text: '' is empty"),
         ({"image_path": None}, "image_path: null"),

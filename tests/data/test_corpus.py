@@ -17,8 +17,8 @@ def test_ids_are_unique(tmp_path):
 
 
 def test_every_type_is_in_the_taxonomy(tmp_path):
-    with pytest.raises(DataError, match="type 'Colour' is not in its taxonomy; one of Object, Text"):
-        Corpus(name="test", captions=(caption("x", "Colour"),), image_root=tmp_path, taxonomy=("Object", "Text"))
+    with pytest.raises(DataError, match="type 'Color' is not in its taxonomy; one of Object, Text"):
+        Corpus(name="test", captions=(caption("x", "Color"),), image_root=tmp_path, taxonomy=("Object", "Text"))
 
 
 def test_a_corpus_without_captions_is_an_error(tmp_path):

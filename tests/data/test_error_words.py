@@ -11,7 +11,7 @@ from halspan.data.readers.error_words import match_words, parse_words
 
 
 def found(sentence: str, *words: str) -> list[tuple[str | None, str | None]]:
-    """The text at each place that was found, and how it was found."""
+    """Return the text at each place that was found, and how it was found."""
     return [
         (None if match.start is None else sentence[match.start : match.end], match.how)
         for match in match_words(sentence, words)
@@ -66,7 +66,7 @@ def test_a_curly_apostrophe_ends_a_word():
     [
         ("A sign reads ‘Castro’.", "'Castro'", "‘Castro’"),
         ('A sign reads "Castro".', "“Castro”", '"Castro"'),
-        ("The fence post is grey.", "the fence  post", "The fence post"),
+        ("The fence post is gray.", "the fence  post", "The fence post"),
         ("On  the\nleft side.", "on the left", "On  the\nleft"),
         ("A deep–dish pizza.", "deep-dish", "deep–dish"),
         ("A cafe\u0301 at night.", "caf\u00e9", "cafe\u0301"),

@@ -30,7 +30,7 @@ def bytes_of(image: Image.Image, format_: str) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size and holds next to nothing."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -46,7 +46,7 @@ def test_a_white_image_of_any_mode_is_white_in_rgb(tmp_path, mode):
     assert image.getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_a_cmyk_photo_keeps_its_colour(tmp_path):
+def test_a_cmyk_photo_keeps_its_color(tmp_path):
     magenta_and_yellow = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     assert load_image(saved(magenta_and_yellow, tmp_path / "a.jpg")).getpixel((8, 8)) == (255, 0, 0)
 
@@ -79,7 +79,7 @@ def test_a_photo_taken_sideways_is_turned_upright(tmp_path):
 
 
 def test_of_a_photo_with_a_second_picture_the_first_is_read(tmp_path):
-    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     path = saved(red, tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[blue])
     check_image_file(path)
     red_value, _, blue_value = load_image(path).getpixel((4, 4))
@@ -89,7 +89,7 @@ def test_of_a_photo_with_a_second_picture_the_first_is_read(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
 def test_an_animated_image_is_refused(tmp_path, suffix):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     path = saved(frames[0], tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match=rf"a\{suffix}: has several frames .* save the right one as a still image"):
         load_image(path)

@@ -15,7 +15,7 @@ from halspan.data.readers.jsonl import JsonLines, read_objects, write_jsonl
 
 @pytest.fixture
 def corpus_file(tmp_path, paint, write_lines, record):
-    """Captions with ids a/1 and b/1 of one image."""
+    """Return captions with ids a/1 and b/1 of one image."""
     paint(tmp_path / "1.png")
     return write_lines(tmp_path / "captions.jsonl", [record(), record(id="b/1", generator="b")])
 
@@ -59,8 +59,8 @@ def test_the_taxonomy_is_alignbenchs_where_it_holds_every_type(corpus_file):
 
 
 def test_other_types_make_a_taxonomy_of_their_own(corpus_file, write_lines, record):
-    write_lines(corpus_file, [record(spans=[{"start": 0, "end": 1, "type": "Colour"}])])
-    assert JsonLines(path=corpus_file).load().taxonomy == ("Colour", "Object")
+    write_lines(corpus_file, [record(spans=[{"start": 0, "end": 1, "type": "Color"}])])
+    assert JsonLines(path=corpus_file).load().taxonomy == ("Color", "Object")
 
 
 MALFORMED = {

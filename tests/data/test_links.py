@@ -18,7 +18,7 @@ OTHER = "http://b.example/val2014/139.jpg"
 
 @pytest.fixture
 def linking(tmp_path, row, write_lines):
-    """A file of AlignBench rows, each a caption of its own that only links to its image."""
+    """Return a file of AlignBench rows, each a caption of its own that only links to its image."""
 
     def linking(*urls):
         rows = [row(image_path_in_repo=None, image_name=None, image_url=url, caption="A man.") for url in urls]

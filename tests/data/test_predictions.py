@@ -81,8 +81,8 @@ def test_a_folder_gives_the_part_asked_for_and_says_which_there_are(tmp_path):
 
 
 def test_the_truth_annotates_and_what_only_one_side_has_is_told():
-    labelled_otherwise = prediction("a", labels=("correct", "correct"), spans=())
-    matched = match_truth([caption("a"), caption("b")], [prediction("c"), labelled_otherwise])
+    labeled_otherwise = prediction("a", labels=("correct", "correct"), spans=())
+    matched = match_truth([caption("a"), caption("b")], [prediction("c"), labeled_otherwise])
     assert matched.predictions[0].caption == caption("a")
     assert [score.p_incorrect for score in matched.predictions[0].sentences] == [0.9, 0.1]
     assert [score.unscored for score in matched.predictions[1].sentences] == [NO_PREDICTION] * 2

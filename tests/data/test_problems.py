@@ -58,7 +58,7 @@ SINGLE = {
     "a span in a correct sentence": (
         {"spans": [{"start": 2, "end": 5}]},
         "spans in correct sentences",
-        "line 1, c/0: spans[0]: 'man' [2, 5) is in sentences[0], which is labelled correct; label the sentence "
+        "line 1, c/0: spans[0]: 'man' [2, 5) is in sentences[0], which is labeled correct; label the sentence "
         "incorrect, or correct the span",
     ),
     "a span between sentences": (
@@ -67,27 +67,27 @@ SINGLE = {
         "spans outside of the sentences",
         "line 1, c/0: spans[0]: 'He' [13, 15) is in no sentence; add its sentence, or correct the span",
     ),
-    "a span where nothing is labelled": (
+    "a span where nothing is labeled": (
         sentences(second={"label": None}),
         "spans in sentences without a label",
         "line 1, c/0: 'hat' [22, 25) is in a sentence without a label, so it is not used; label the sentence "
         "incorrect",
     ),
-    "a misspelt type": (
+    "a misspelled type": (
         {"spans": [{"start": 22, "end": 25, "type": "Objekt"}]},
-        "types that are probably misspelt",
+        "types that are probably misspelled",
         "line 1, c/0: type 'Objekt', 1 in all, is a class of its own; probably 'Object'",
     ),
     "a type in small letters": (
         sentences(second={"types": ["object"]}),
-        "types that are probably misspelt",
+        "types that are probably misspelled",
         "line 1, c/0: type 'object', 1 in all, is a class of its own; probably 'Object'",
     ),
     "half of the text": (
         {"sentences": [{"start": 0, "end": 12, "label": "incorrect"}], "spans": []},
         "sentences that leave out text",
         "line 1, c/0: 4 of 7 words are in no sentence, from 'He' [13, 15) on; add the sentences that are missing, "
-        "labelled unknown where they were not judged",
+        "labeled unknown where they were not judged",
     ),
     "a sentence off by one": (
         {"sentences": [{"start": 1, "end": 11, "label": "correct"}, {"start": 14, "end": 26, "label": "incorrect"}]},
@@ -97,12 +97,12 @@ SINGLE = {
     "types of a correct sentence": (
         sentences(first={"types": ["Object"]}),
         "types of sentences that are not incorrect",
-        "line 1, c/0: sentences[0]: Object of a sentence labelled correct; label it incorrect, or leave the types out",
+        "line 1, c/0: sentences[0]: Object of a sentence labeled correct; label it incorrect, or leave the types out",
     ),
     "votes against the label": (
         sentences(first={"votes": {"correct": 1, "incorrect": 2}}),
         "votes against the label",
-        "line 1, c/0: sentences[0]: labelled correct, but most votes say incorrect; probably incorrect; training takes "
+        "line 1, c/0: sentences[0]: labeled correct, but most votes say incorrect; probably incorrect; training takes "
         "the votes, judging the label",
     ),
     "backslashes": (
@@ -133,7 +133,7 @@ def test_a_corpus_without_labels_is_one_problem_and_not_one_for_each_span(corpus
     without = sentences({"label": None}, {"label": None})
     (found,) = find_problems(corpus(without, without))
     assert str(found) == (
-        "no sentence is labelled correct or incorrect, so there is nothing to learn or to judge by; give sentences a "
+        "no sentence is labeled correct or incorrect, so there is nothing to learn or to judge by; give sentences a "
         "`label`"
     )
 

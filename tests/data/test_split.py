@@ -37,7 +37,7 @@ def caption(generator: str, image: str, *, labels=("correct", "incorrect"), dire
 
 @pytest.fixture
 def corpus(tmp_path, paint):
-    """Captioners a, b and c of the same 40 images, and a text-to-image model t with 10 of its own."""
+    """Return captioners a, b and c of the same 40 images, and a text-to-image model t with 10 of its own."""
     for number in range(50):
         paint(tmp_path / f"{number}.png", number)
     captions = [caption(generator, f"{number}.png") for number in range(40) for generator in "abc"]
@@ -101,7 +101,7 @@ def test_a_name_that_matches_nothing_lists_what_there_is(corpus, key, name):
         Split(**{key: (name,)}).apply(corpus)
 
 
-def test_a_misspelt_name_is_asked_about(corpus):
+def test_a_misspelled_name_is_asked_about(corpus):
     with pytest.raises(DataError, match="matches no generator; did you mean direction:text_to_image"):
         Split(held_out=("Direction:text_to_images",)).apply(corpus)
 
@@ -234,7 +234,7 @@ def test_shares_are_kept_and_a_larger_test_holds_the_images_of_a_smaller_one():
 
 
 def test_a_share_for_held_out_generators_keeps_their_images_and_takes_no_others_from_training(corpus):
-    """c captions 20 of the 40 images of a and b; t has its own ten."""
+    """Return captions: c captions 20 of the 40 images of a and b; t has its own ten."""
     some = replace(corpus, captions=tuple(x for x in corpus.captions if x.generator != "c" or int(x.image[:-4]) < 20))
     before, after = (Split(held_out=("c",), held_out_share=share).apply(some) for share in (None, 0.6))
     kept = {c.image for c in after.test_heldout}
@@ -287,7 +287,7 @@ def test_shares_leave_something_to_each_part(shares):
 
 
 def painted(tmp_path, paint, *, n_prompts=40, texts=None):
-    """Painters p and q, who paint the same prompts, each a picture of its own."""
+    """Return painters p and q, who paint the same prompts, each a picture of its own."""
     captions = []
     for number in range(2 * n_prompts):
         paint(tmp_path / f"{number}.png", number)

@@ -65,7 +65,7 @@ def test_what_cannot_be_computed_is_none():
 
 
 def test_agreement_is_the_mean_share_of_the_most_frequent_vote():
-    lone = Votes(1, 0)  # one vote agrees with nobody
+    lone = Votes(1, 0)  # one vote agrees with no other
     assert agreement([Votes(3, 0), Votes(1, 2), lone]) == pytest.approx((1 + 2 / 3) / 2)
 
 

@@ -17,7 +17,7 @@ from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 
 TAXONOMY = ("Attribute", "Object")
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def score_rows(detector):
 
 @pytest.fixture
 def write(tmp_path):
-    for colour in COLOURS:
-        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+    for color in COLORS:
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{color}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
 
     def write(records):
@@ -85,7 +85,7 @@ def fixed(*scores):
 
 
 def test_records_come_in_their_order_with_a_score_for_each_sentence(write, score_rows):
-    images = [COLOURS[number % 3] for number in range(7)]
+    images = [COLORS[number % 3] for number in range(7)]
     (block,) = run(write(record(image) for image in images), score_rows)
     assert [item["image"] for item in block.records] == [f"{image}.png" for image in images]
     for item in block.records:
@@ -93,7 +93,7 @@ def test_records_come_in_their_order_with_a_score_for_each_sentence(write, score
     assert block.counts == {bulk.SCORED: 7, bulk.KEPT: 7, bulk.SENTENCES: 14, bulk.UNSCORED: 0}
 
 
-def test_neighbours_of_one_image_share_a_row_and_others_do_not(write, score_rows):
+def test_neighbors_of_one_image_share_a_row_and_others_do_not(write, score_rows):
     run(write(record(image) for image in ("red", "red", "blue", "red", "red")), score_rows)
     assert [(row.image.stem, len(row.captions)) for row in score_rows.rows] == [("red", 2), ("blue", 1), ("red", 2)]
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_rejected_with_its_line_and_reason_and_is_in_no_o
 
 def test_a_block_is_the_same_wherever_the_reading_began(write, score_rows, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK", 8)
-    file = write(record(COLOURS[number % 3], f"It is {number}.") for number in range(13))
+    file = write(record(COLORS[number % 3], f"It is {number}.") for number in range(13))
     whole = run(file, score_rows)
     assert [len(block.records) for block in whole] == [8, 5]
     rest = JsonLinesFile(file).read(whole[0].position, Shard())
@@ -138,7 +138,7 @@ def test_only_so_many_pictures_are_held_at_a_time(write, monkeypatch):
         return fixed(*[(0.5, 0.5)] * 9)(rows, read_image=read_image)
 
     monkeypatch.setattr(bulk, "_MOST_DECODED", 2 * 32 * 32 * 3)
-    (block,) = run(write(record(COLOURS[number % 3]) for number in range(9)), score_rows)
+    (block,) = run(write(record(COLORS[number % 3]) for number in range(9)), score_rows)
     assert len(block.records) == 9
     assert len(held) > 3
     assert max(held) == 2 * 32 * 32 * 3
@@ -166,13 +166,13 @@ def test_a_row_of_one_image_is_cut_at_the_end_of_its_block(write, score_rows, mo
     assert [len(row.captions) for row in score_rows.rows] == [8, 1]
 
 
-def failing(*colours):
+def failing(*colors):
     """Stand for a detector that cannot take some pictures."""
     scores = fixed(*[(0.5, 0.5)] * 9)
 
     def score_rows(rows, *, read_image):
         for row in rows:
-            if row.image.stem in colours:
+            if row.image.stem in colors:
                 raise ModelError(f"{row.image.stem} leaves no room in the window")
             yield from scores([row], read_image=read_image)
 

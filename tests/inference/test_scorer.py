@@ -54,10 +54,10 @@ def run(detector, rows, batch_tokens=TOKENS_OF_A_ROW):
     return list(Scorer(*detector, spec()).score_rows(rows, read_image=read_image, batch_tokens=batch_tokens))
 
 
-def row(colour, *numbers):
+def row(color, *numbers):
     from pathlib import Path
 
-    return Row(Path(f"{colour}.png"), tuple(caption(number) for number in numbers))
+    return Row(Path(f"{color}.png"), tuple(caption(number) for number in numbers))
 
 
 def test_captions_come_in_the_order_of_the_rows_with_one_score_for_each_token_and_sentence(detector):
@@ -79,7 +79,7 @@ def test_scores_do_not_depend_on_what_shares_the_row_or_the_pass(detector):
 
 
 def test_scoring_turns_dropout_off_and_looks_at_the_image(detector):
-    first, second, other = (run(detector, [row(colour, 0)])[0] for colour in ("red", "red", "blue"))
+    first, second, other = (run(detector, [row(color, 0)])[0] for color in ("red", "red", "blue"))
     assert first.sentence_logit == second.sentence_logit
     assert first.sentence_logit != other.sentence_logit
 

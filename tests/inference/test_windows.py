@@ -21,7 +21,7 @@ ENDLESS = LONG.replace(".", ",")
 
 
 def tokens(*lengths: int) -> np.ndarray:
-    """Give the sentences of tokens; a negative length is so many tokens between sentences."""
+    """Return the sentences of tokens; a negative length is so many tokens between sentences."""
     parts, sentence = [], 0
     for length in lengths:
         parts.append(np.full(abs(length), sentence if length > 0 else -1))
@@ -42,6 +42,11 @@ def test_a_window_holds_whole_sentences_and_a_quarter_of_context():
     ]
 
 
+def test_every_window_holds_as_many_sentences_as_fit():
+    windows = plan_windows(tokens(3, 3, 3, 3, 3), 6, is_causal=True)
+    assert [(window.start, window.stop) for window in windows] == [(0, 6), (6, 12), (12, 15)]
+
+
 def test_a_long_sentence_is_cut_in_halves_and_a_token_counts_where_the_nearest_cut_is_farthest():
     assert plan_windows(tokens(2, 12, 2), 8, is_causal=False) == [
         Window(0, 2, 0, 2, range(1)),
@@ -54,6 +59,12 @@ def test_a_long_sentence_is_cut_in_halves_and_a_token_counts_where_the_nearest_c
 def test_where_words_see_only_what_comes_before_them_the_first_window_counts():
     windows = plan_windows(tokens(12), 8, is_causal=True)
     assert windows == [Window(0, 8, 0, 8, range(1)), Window(4, 12, 8, 12, range(1))]
+
+
+def test_a_window_that_holds_only_the_whitespace_inside_a_sentence_is_left_out():
+    # of the windows of 2 tokens, which begin at 0 to 6, those that begin at 2, 3 and 4 hold no token of the sentence
+    token_sentence = np.array([0, 0, -1, -1, -1, -1, 0, 0])
+    assert [window.start for window in plan_windows(token_sentence, 2, is_causal=True)] == [0, 1, 5, 6]
 
 
 @given(st.lists(st.integers(-9, 30).filter(bool), min_size=1, max_size=12), st.integers(1, 25), st.booleans())
@@ -157,7 +168,7 @@ def test_the_first_window_is_scored_as_if_the_text_ended_with_it(make):
 
 
 def head(n):
-    """Give the first sentences of the long text."""
+    """Return the first sentences of the long text."""
     whole = caption(LONG)
     return replace(whole, text=LONG[: whole.sentences[n - 1].end], sentences=whole.sentences[:n])
 
@@ -231,10 +242,11 @@ def test_a_window_that_would_hold_whitespace_alone_is_left_out(make, is_causal):
 def test_a_sentence_counts_once_in_the_cost_however_many_windows_read_it(make):
     without_ink = Caption("2", "a", "g", "image_to_text", "A dog.   ", (Sentence(0, 6), Sentence(7, 8)))
     costs = []
-    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink])]
+    between_others = caption(f"A dog sits. {ENDLESS} and so on. It runs.", "3")
+    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink, between_others])]
     list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
     assert len(costs) == 1  # LONG and ENDLESS take several windows each
-    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1
+    assert sum(cost.sentences for cost in costs) == 16 + 1 + 1 + 3
 
 
 def test_all_windows_of_a_text_are_used(make):

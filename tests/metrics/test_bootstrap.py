@@ -222,7 +222,7 @@ def test_a_detector_is_as_good_as_itself():
 
 
 def sharpen(predictions: list[Prediction], by: float) -> list[Prediction]:
-    """Move the scores of judged sentences towards their labels."""
+    """Move the scores of judged sentences toward their labels."""
     return [
         replace(
             prediction,

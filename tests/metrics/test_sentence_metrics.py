@@ -126,7 +126,7 @@ def test_the_best_threshold_can_be_to_call_every_sentence_incorrect():
     assert best_f1_threshold(scores(0.3, 0.1, 0.2), labels(1, 1, 0)) == 0.1
 
 
-def test_neighbouring_floats_are_told_apart_by_the_best_threshold():
+def test_neighboring_floats_are_told_apart_by_the_best_threshold():
     lower = 0.5
     upper = np.nextafter(lower, 1)
     p, y = scores(upper, lower), labels(1, 0)

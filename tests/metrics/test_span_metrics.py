@@ -70,7 +70,7 @@ KINDS = (
 )
 
 
-def test_unknown_unlabelled_and_unlocalised_sentences_are_left_out_on_both_sides():
+def test_unknown_unlabeled_and_unlocalized_sentences_are_left_out_on_both_sides():
     caption = make_caption(Span(0, 5), Span(22, 24), sentences=KINDS)
     assert np.flatnonzero(judged_characters(caption)).tolist() == [*range(10), *range(30, 35)]
     everything = predict((0, 40))

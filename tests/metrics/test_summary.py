@@ -150,7 +150,7 @@ def test_without_a_scored_sentence_there_are_no_sentence_figures():
     assert figures["n"]["unscored"] == 2
     assert figures["sentence"].pop("threshold") == 0.5
     assert set(leaves(figures["sentence"]).values()) == {None}
-    assert reasons["sentence.auroc.by_generator.a"] == "no sentence is both labelled and scored"
+    assert reasons["sentence.auroc.by_generator.a"] == "no sentence is both labeled and scored"
     assert reasons["sentence.auroc.macro"] == "no generator has sentences of both classes"
 
 

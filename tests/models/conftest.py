@@ -10,18 +10,18 @@ from halspan.testing.tiny_models import MakeSpec, spec_maker
 
 @pytest.fixture(params=["llava", "llama4"])
 def make_spec(request: pytest.FixtureRequest, tiny_llava: Path) -> MakeSpec:
-    """Give a maker of specs for each family."""
+    """Return a maker of specs for each family."""
     is_llava = request.param == "llava"
     return spec_maker(str(tiny_llava), "<image>") if is_llava else spec_maker(TINY_LLAMA4, "What is wrong?")
 
 
 @pytest.fixture
 def make_llava_spec(tiny_llava: Path) -> MakeSpec:
-    """Give a maker of specs where one family is enough."""
+    """Return a maker of specs where one family is enough."""
     return spec_maker(str(tiny_llava), "<image>")
 
 
 @pytest.fixture
 def make_llama4_spec() -> MakeSpec:
-    """Give a maker of specs of the family with routed experts."""
+    """Return a maker of specs of the family with routed experts."""
     return spec_maker(TINY_LLAMA4, "What is wrong?")

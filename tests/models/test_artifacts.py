@@ -1,4 +1,4 @@
-"""What is refused of a folder that comes from somebody else, before anything of it is read."""
+"""Files of a folder from elsewhere are refused before anything in them is read."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Trap:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder of one sound file of each kind."""
+    """Return a folder of one sound file of each kind."""
     folder = tmp_path / "folder"
     (folder / "backbone").mkdir(parents=True)
     save_file(

@@ -4,9 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -21,10 +19,12 @@ from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.load import load_detector
 from halspan.models.folder.record import DETECTOR, DetectorRecord, model_record
-from halspan.models.folder.write import HEADS, Written, adapter_tensors, head_tensors, identify_backbone, write_weights
+from halspan.models.folder.write import HEADS, Written, head_tensors, identify_backbone, write_weights
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.lora import adapter_tensors
 from halspan.models.model_spec import LoraSpec
-from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_detectors import saved
+from halspan.testing.tiny_families import PROMPTS
 from halspan.testing.tiny_models import TAXONOMY, TEXTS, make_caption, make_image, spec_maker
 
 # transformers' PaliGemma processor makes an array of a tensor as numpy 1 did
@@ -33,14 +33,6 @@ families = pytest.mark.parametrize("name", PROMPTS)
 CPU = torch.device("cpu")
 MERGED_WITHIN = 1e-5  # measured: 2.8e-6
 ROUNDED_WITHIN = 0.5  # logits in bfloat16; measured: 0.06, and 0.09 with routed experts
-
-
-@lru_cache
-def saved(name: str) -> str:
-    """Save a family's tiny model once."""
-    folder = Path(mkdtemp(prefix=f"{name}-"))
-    save_tiny(name, folder)
-    return str(folder)
 
 
 def build(name: str, **changes: Any) -> tuple[SpanDetector, RowEncoder, Any]:
@@ -218,7 +210,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def folder(exported, tmp_path):
-    """Give a copy of an exported detector, to be spoiled."""
+    """Return a copy of an exported detector, to be spoiled."""
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 

@@ -12,7 +12,7 @@ from halspan.testing.tiny_models import MakeSpec
 
 @pytest.fixture
 def folder(tiny_llava: Path, tmp_path: Path) -> Path:
-    """Give a copy of a checkpoint, to be spoiled."""
+    """Return a copy of a checkpoint, to be spoiled."""
     return Path(shutil.copytree(tiny_llava, tmp_path / "copy"))
 
 

@@ -34,7 +34,7 @@ def encode(encoder: RowEncoder, *rows: tuple[Caption, ...]) -> Batch:
 
 @torch.no_grad()
 def judge(detector: SpanDetector, batch: Batch) -> list[Logits]:
-    """Give each caption's own logits."""
+    """Return each caption's own logits."""
     logits = detector(batch)
     token = logits.token.split(batch.tokens_per_caption)
     types = logits.type.split(batch.tokens_per_caption)
@@ -149,8 +149,8 @@ def test_heads_stay_in_float32_in_lower_precision(make_spec: MakeSpec, dtype, au
         assert_same(left, right, within=0.15)  # bfloat16 keeps 8 bits; measured 0.06
 
 
-def labelled() -> tuple[Caption, ...]:
-    """Give captions that every term of the loss has something to say about."""
+def labeled() -> tuple[Caption, ...]:
+    """Return captions that every term of the loss has something to say about."""
     marked = make_caption("A red cat sat.", label="incorrect", spans=(Span(2, 5, "Attribute"),))
     weak = make_caption("A dog sits.", label="incorrect")
     weak = replace(weak, sentences=(replace(weak.sentences[0], types=("Object",)),))
@@ -158,7 +158,7 @@ def labelled() -> tuple[Caption, ...]:
 
 
 def backward(detector: SpanDetector, encoder: RowEncoder) -> None:
-    batch = encode(encoder, labelled())
+    batch = encode(encoder, labeled())
     assert batch.targets is not None
     weights = LossWeights()
     combine(loss_terms(detector(batch), batch.targets, weights), weights).backward()

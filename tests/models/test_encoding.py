@@ -120,8 +120,8 @@ def test_a_window_that_the_prompt_fills_is_an_error(make_encoder):
 
 
 def test_types_outside_the_taxonomy_matter_only_where_targets_are_asked_for(make_encoder):
-    caption = make_caption("A man.", label="incorrect", spans=(Span(0, 1, "Colour"),))
-    with pytest.raises(DataError, match="'Colour' is not in the taxonomy"):
+    caption = make_caption("A man.", label="incorrect", spans=(Span(0, 1, "Color"),))
+    with pytest.raises(DataError, match="'Color' is not in the taxonomy"):
         encode(make_encoder(), caption)
     row = encode(make_encoder(), caption, targets=False)
     assert make_encoder().collate([row]).targets is None
@@ -130,10 +130,10 @@ def test_types_outside_the_taxonomy_matter_only_where_targets_are_asked_for(make
 def test_an_encoded_caption_is_kept_and_a_changed_one_is_encoded_again(make_encoder):
     encoder = make_encoder()
     first, again = (encode(encoder, make_caption("A man.")).captions[0] for _ in range(2))
-    labelled = encode(encoder, make_caption("A man.", label="incorrect")).captions[0]
+    labeled = encode(encoder, make_caption("A man.", label="incorrect")).captions[0]
     assert first is again
-    assert labelled.targets is not None
-    assert labelled.targets.sentence.tolist() == [1.0]
+    assert labeled.targets is not None
+    assert labeled.targets.sentence.tolist() == [1.0]
 
 
 def test_settings_of_the_image_processor_reach_it(make_encoder):

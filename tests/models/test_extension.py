@@ -52,7 +52,7 @@ def install(target, *arguments):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder that the package is installed in; tests that want it use `installed`."""
+    """Return the folder that the package is installed in; tests that want it use `installed`."""
     folder = tmp_path_factory.mktemp("site") / "packages"
     install(folder)
     return folder
@@ -65,7 +65,7 @@ def installed(site, monkeypatch):
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
-    """A checkpoint of the package's family."""
+    """Return a checkpoint of the package's family."""
     folder = tmp_path_factory.mktemp("backbone") / "example"
     save_tiny_llava(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -202,7 +202,7 @@ def test_a_detector_with_its_heads_is_trained_planned_exported_loaded_and_refuse
 ):
     corpus = write_corpus(tmp_path / "corpus")
     place = tmp_path / "run"
-    keys = ["trainer.max_steps=2", "trainer.save_every_steps=1", "trainer.threads=1", f"run_dir={place}"]
+    keys = ["trainer.max_steps=2", "trainer.save_every_steps=1", f"run_dir={place}"]
     run(*small_overrides(corpus), *HEAD_KEYS, *keys)
     split = json.loads((place / "split.json").read_text())
     spec = small_spec()
@@ -333,7 +333,7 @@ def test_in_an_environment_with_the_package_the_commands_work_and_without_it_the
     assert call("-c", lazy).returncode == 0
     corpus = write_corpus(tmp_path / "corpus")
     model = [f"model.backbone={backbone}", "model.prompt='<image>'", "model.max_tokens=1024", *HEAD_KEYS]
-    keys = ["trainer.max_steps=2", "trainer.threads=1", f"run_dir={tmp_path / 'run'}"]
+    keys = ["trainer.max_steps=2", f"run_dir={tmp_path / 'run'}"]
     done = call(ROOT / "train.py", *small_overrides(corpus), *model, *keys)
     assert done.returncode == 0, done.stderr
     done = call(ROOT / "export.py", f"run={tmp_path / 'run'}", f"to={tmp_path / 'exported'}")

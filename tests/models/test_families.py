@@ -20,9 +20,8 @@ from halspan.core.captions import Span
 from halspan.core.errors import ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
-from halspan.models.backbones.components import plain_path, quantisable
+from halspan.models.backbones.components import plain_path, quantizable, state_of
 from halspan.models.backbones.families import FAMILIES
-from halspan.models.backbones.quantize import state_of
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.context import PADDING
 from halspan.models.inputs.encoding import Batch, RowEncoder, render_prompt
@@ -41,7 +40,7 @@ families = pytest.mark.parametrize("name", PROMPTS)
 
 @torch.no_grad()
 def states(detector: SpanDetector, batch: Batch) -> tuple[Tensor, ...]:
-    """Give each caption's own states."""
+    """Return each caption's own states."""
     return detector.states(batch).split(batch.tokens_per_caption)
 
 
@@ -51,7 +50,7 @@ def assert_same(left: Sequence[Tensor], right: Sequence[Tensor], *, within: floa
 
 
 def backward(detector: SpanDetector, encoder: RowEncoder) -> dict[str, Tensor | None]:
-    """Give the gradients of one training pass; every term of the loss has something to say."""
+    """Return the gradients of one training pass; every term of the loss has something to say."""
     marked = make_caption("A red cat sat.", label="incorrect", spans=(Span(2, 5, "Attribute"),))
     weak = make_caption("A dog sits.", label="incorrect")
     weak = replace(weak, sentences=(replace(weak.sentences[0], types=("Object",)),))
@@ -213,18 +212,18 @@ def test_gradient_checkpointing_gives_the_same_gradients_in_all_families(name):
 
 
 @families
-def test_4_bits_are_judged_as_the_dequantised_weights_in_all_families(name):
-    quantised, encoder = build(name, quantize="nf4")
+def test_4_bits_are_judged_as_the_dequantized_weights_in_all_families(name):
+    quantized, encoder = build(name, quantize="nf4")
     plain, _ = build(name)
     weights = {plain_path(path): p.data for path, p in plain.backbone.named_parameters() if "lora_" not in path}
-    in_4_bit = quantisable(plain.backbone, plain.family)
-    for path, parameter in quantised.backbone.named_parameters():
-        state = state_of(quantised.backbone, path)
+    in_4_bit = quantizable(plain.backbone, plain.family)
+    for path, parameter in quantized.backbone.named_parameters():
+        state = state_of(quantized.backbone, path)
         assert (state is not None) == (plain_path(path) in in_4_bit), path
         if state is not None:
             weights[plain_path(path)].copy_(dequantize_4bit(parameter.data, state))
     batch = encode(encoder, CAPTIONS)
-    assert_same(states(quantised, batch), states(plain, batch))
+    assert_same(states(quantized, batch), states(plain, batch))
 
 
 @families

@@ -17,8 +17,8 @@ def test_the_token_head_gives_one_logit_and_one_for_each_type():
 
 def test_a_word_that_was_not_expected_is_suspicious_before_any_training():
     head = TokenHead(4, 1)
-    expectations = torch.tensor([[3.0, 1.0, 3.0, 1.0], [3.0, 1.0, 3.0, 1.0]])  # normalised: (1, -1, 1, -1)
-    words = torch.tensor([[2.0, -2.0, 2.0, -2.0], [-2.0, 2.0, -2.0, 2.0]])  # of length 1 in each entry, once normalised
+    expectations = torch.tensor([[3.0, 1.0, 3.0, 1.0], [3.0, 1.0, 3.0, 1.0]])  # normalized: (1, -1, 1, -1)
+    words = torch.tensor([[2.0, -2.0, 2.0, -2.0], [-2.0, 2.0, -2.0, 2.0]])  # of length 1 in each entry, once normalized
     expected, unexpected = head(torch.ones(2, 4), expectations, words)[0].tolist()
     assert unexpected - expected == pytest.approx(2 * 4 / 4**0.5, abs=1e-4)
 
@@ -29,7 +29,7 @@ def test_a_sentence_is_pooled_by_attention_over_its_own_tokens():
     nn.init.zeros_(head.incorrect.bias)
     with torch.no_grad():
         head.incorrect.weight.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
-    states = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])  # normalised: (1, -1), (-1, 1), (1, -1)
+    states = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])  # normalized: (1, -1), (-1, 1), (1, -1)
     logits = head(states, torch.zeros(3), torch.tensor([[0, 1], [2, -1]]))
     assert logits.tolist() == pytest.approx([0.0, 1.0], abs=1e-4)
 
@@ -77,7 +77,7 @@ def test_a_batch_without_a_single_token_is_possible():
 
 def test_linear_heads_read_the_state_alone():
     tokens, sentences = LinearTokenHead(2, 3), LinearSentenceHead(2)
-    states = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])  # normalised: (1, -1), (-1, 1), (1, -1)
+    states = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])  # normalized: (1, -1), (-1, 1), (1, -1)
     with torch.no_grad():
         tokens.hallucinated.weight.copy_(torch.tensor([[1.0, 0.0]]))
         sentences.incorrect.weight.copy_(torch.tensor([[1.0, 0.0]]))

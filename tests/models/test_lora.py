@@ -21,7 +21,7 @@ def put(backbone: Backbone, spec: LoraSpec) -> torch.nn.Module:
 
 
 def adapted(model: torch.nn.Module) -> set[str]:
-    """Give the paths of adapted layers, with # for numbers."""
+    """Return the paths of adapted layers, with # for numbers."""
     paths = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A." in name}
     return {re.sub(r"\b\d+\b", "#", path.removeprefix("base_model.model.")) for path in paths}
 

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from halspan.core.errors import ModelError
+from halspan.models.backbones.components import nf4_bytes
 from halspan.models.backbones.families import family_of
-from halspan.models.backbones.quantize import nf4_bytes
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.plan import skeleton as skeleton_module
@@ -98,11 +98,11 @@ def test_the_inventory_of_shapes_is_that_of_the_loaded_detector(make_spec: MakeS
     assert sum(part.bytes for part in inventory) == sum(tensor.nbytes for tensor in tensors)
 
 
-def test_the_inventory_in_4_bits_is_that_of_the_quantised_detector(make_llama4_spec: MakeSpec):
+def test_the_inventory_in_4_bits_is_that_of_the_quantized_detector(make_llama4_spec: MakeSpec):
     spec = make_llama4_spec(quantize="nf4", lora=adapters("language", "experts"))
     loaded, _ = build_detector(spec, TAXONOMY)
     skeleton = build_skeleton(spec, n_types=len(TAXONOMY))
-    assert take_inventory(skeleton.detector, quantise="linear layers and experts") == take_inventory(loaded)
+    assert take_inventory(skeleton.detector, quantize="linear layers and experts") == take_inventory(loaded)
 
 
 def test_the_components_of_the_tiny_llama4_are_counted_by_hand(make_llama4_spec: MakeSpec):
@@ -135,8 +135,8 @@ def test_4_bit_takes_the_language_towers_matrices_and_the_experts(make_llama4_sp
 
     linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
     assert in_4_bit() == {}
-    assert in_4_bit(quantise="linear layers") == {"language tower": linear}
-    assert in_4_bit(quantise="linear layers and experts") == {"language tower": linear, "experts": 2 * 4 * 3 * 64 * 96}
+    assert in_4_bit(quantize="linear layers") == {"language tower": linear}
+    assert in_4_bit(quantize="linear layers and experts") == {"language tower": linear, "experts": 2 * 4 * 3 * 64 * 96}
 
 
 def test_scout_fits_80_gib_with_its_experts_in_4_bit_and_not_without():
@@ -183,7 +183,7 @@ def bytes_kept(skeleton: Skeleton, spec: ModelSpec, rows: int) -> int:
 
 
 def loaded_skeleton(spec: ModelSpec) -> Skeleton:
-    """Give a detector with memory in the place of one without."""
+    """Return a detector with memory in the place of one without."""
     skeleton = build_skeleton(spec, n_types=len(TAXONOMY))
     detector, _ = build_detector(spec, TAXONOMY)
     family = family_of(skeleton.config.model_type)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.components import plain_path, state_of
 from halspan.models.backbones.families import FAMILIES
 from halspan.models.backbones.loading import load_backbone
-from halspan.models.backbones.quantize import Dequantize, quantize, state_of
+from halspan.models.backbones.quantize import Dequantize, quantize
 from halspan.models.backbones.shards import StoredTensor
 from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.models.lora import add_lora
@@ -26,14 +26,14 @@ IDS = torch.arange(20, 34).reshape(2, 7)
 
 
 def pair(make_spec: MakeSpec, dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
-    """Give a model in 4 bits, and one with the same weights dequantised."""
-    quantised = load_backbone(make_spec(quantize="nf4", dtype=dtype)).model
+    """Return a model in 4 bits, and one with the same weights dequantized."""
+    quantized = load_backbone(make_spec(quantize="nf4", dtype=dtype)).model
     plain = load_backbone(make_spec(dtype=dtype)).model
-    plain.load_state_dict(dequantised(quantised), strict=False)
-    return quantised, plain
+    plain.load_state_dict(dequantized(quantized), strict=False)
+    return quantized, plain
 
 
-def dequantised(model: nn.Module) -> dict[str, Tensor]:
+def dequantized(model: nn.Module) -> dict[str, Tensor]:
     weights = {}
     for name, parameter in model.named_parameters():
         state = state_of(model, name)
@@ -62,26 +62,26 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_outputs_are_those_of_the_dequantised_weights(make_spec: MakeSpec, dtype):
-    quantised, plain = pair(make_spec, dtype)
+def test_outputs_are_those_of_the_dequantized_weights(make_spec: MakeSpec, dtype):
+    quantized, plain = pair(make_spec, dtype)
     with torch.no_grad():
         for mode in (False, True):
             torch.testing.assert_close(
-                quantised.train(mode)(input_ids=IDS).logits, plain.train(mode)(input_ids=IDS).logits, rtol=0, atol=1e-6
+                quantized.train(mode)(input_ids=IDS).logits, plain.train(mode)(input_ids=IDS).logits, rtol=0, atol=1e-6
             )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_adapters_on_4_bits_train_like_adapters_on_the_dequantised_weights(
+def test_adapters_on_4_bits_train_like_adapters_on_the_dequantized_weights(
     request: pytest.FixtureRequest, make_spec: MakeSpec, checkpointing
 ):
     family = "llava" if "llava" in request.node.name else "llama4"
-    quantised, plain = (with_adapters(model, family) for model in pair(make_spec))
+    quantized, plain = (with_adapters(model, family) for model in pair(make_spec))
     if checkpointing:
-        quantised.activation_checkpointing_enable()
+        quantized.activation_checkpointing_enable()
     with torch.no_grad():  # as a validation before it does
-        torch.testing.assert_close(quantised.eval()(input_ids=IDS).logits, plain.eval()(input_ids=IDS).logits)
-    ours, reference = gradients(quantised), gradients(plain)
+        torch.testing.assert_close(quantized.eval()(input_ids=IDS).logits, plain.eval()(input_ids=IDS).logits)
+    ours, reference = gradients(quantized), gradients(plain)
     assert ours.keys() == reference.keys()
     assert all(gradient.abs().max() > 1e-7 for gradient in reference.values())
     for name, gradient in reference.items():
@@ -117,7 +117,7 @@ def test_bytes_are_half_a_byte_for_a_weight_and_scales(make_llama4_spec: MakeSpe
 
 @pytest.mark.parametrize("shape", [(7, 130), (3, 40, 192), (2**12 + 5, 2**10 + 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_quantising_in_pieces_is_bitsandbytes_quantising_at_once(shape, dtype):
+def test_quantizing_in_pieces_is_bitsandbytes_quantizing_at_once(shape, dtype):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     bits, state = quantize(weight)
     theirs, their_state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
@@ -127,7 +127,7 @@ def test_quantising_in_pieces_is_bitsandbytes_quantising_at_once(shape, dtype):
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_no_dequantised_expert_outlives_the_forward_pass(make_llama4_spec: MakeSpec, adapted):
+def test_no_dequantized_expert_outlives_the_forward_pass(make_llama4_spec: MakeSpec, adapted):
     backbone = load_backbone(make_llama4_spec(quantize="nf4"))
     model = with_adapters(backbone.model, "llama4") if adapted else backbone.model
     made = []
@@ -177,7 +177,9 @@ def test_a_narrow_matrix_is_an_error_before_any_weight_is_read(tmp_path: Path, m
 
 
 def test_bitsandbytes_missing_is_an_error_that_says_what_to_install(make_llama4_spec: MakeSpec, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for name in ("bitsandbytes", "bitsandbytes.functional"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "halspan.models.backbones.quantize")  # it imports bitsandbytes at its top
     with pytest.raises(
         ModelError, match=r"needs bitsandbytes, .*pip install 'halspan\[train\]', or set model.quantize"
     ):

@@ -16,7 +16,7 @@ LAYER = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2, "n
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
-    """Give the folder of a Llama-4 in several shards."""
+    """Return the folder of a Llama-4 in several shards."""
     save_random_llama4(tmp_path, LAYER, dtype=torch.bfloat16, shard_bytes=100_000)
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_a_shard_that_ends_early_is_an_error_before_any_weight_is_read(sharded: 
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_weights_of_a_quantised_type_are_an_error_that_names_them(sharded: Path, make_llama4_spec: MakeSpec, dtype):
+def test_weights_of_a_quantized_type_are_an_error_that_names_them(sharded: Path, make_llama4_spec: MakeSpec, dtype):
     file = sharded / "model-00001.safetensors"
     weights = load_file(file)
     name = next(iter(weights))

@@ -79,7 +79,7 @@ def assert_alone_and_together_agree(detector: SpanDetector, encoder: RowEncoder,
 
 @pytest.fixture(scope="module")
 def gemma3(tmp_path_factory: pytest.TempPathFactory) -> MakeSpec:
-    """Give a maker of specs of a family whose layers have masks of two kinds."""
+    """Return a maker of specs of a family whose layers have masks of two kinds."""
     folder = tmp_path_factory.mktemp("gemma3")
     save_tiny("gemma3", folder)
     return spec_maker(str(folder), PROMPTS["gemma3"])

@@ -61,7 +61,7 @@ def judged(parts: Mapping[str, Sequence[Prediction]], **more: Any) -> dict[str, 
 
 
 def paint(path: str) -> Image.Image:
-    """Give a small picture for every path but those of missing images."""
+    """Return a small picture for every path but those of missing images."""
     if "missing" in path:
         raise DataError(f"image {path}: does not exist; put the file there or correct its path")
     return Image.new("RGB", (8, 6), (len(path) * 7 % 256, 90, 120))

@@ -80,7 +80,7 @@ def test_a_caption_can_miss_one_sentence_and_flag_another():
         ([(0, 4, "Object")], [(3, 5, "Object", 0.5)], ["words_right"]),  # one shared character is enough
         ([(0, 4, "Object")], [(4, 6, "Object", 0.5)], ["words_missed", "words_false"]),  # adjacent shares none
         ([(0, 4, "Object")], [], ["words_missed"]),
-        ([], [(0, 2, "Object", 0.5)], []),  # incorrect without an annotated span: nobody knows where
+        ([], [(0, 2, "Object", 0.5)], []),  # incorrect without an annotated span: no annotator says where
         ([(0, 4, "Object")], [(0, 4, "Attribute", 0.5)], ["words_type"]),
         ([(0, 4, None)], [(0, 4, "Attribute", 0.5)], ["words_right"]),
         ([(0, 4, "Object"), (0, 4, "Attribute")], [(0, 4, "Attribute", 0.5)], ["words_right"]),

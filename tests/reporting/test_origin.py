@@ -84,5 +84,5 @@ def test_the_commit_is_that_of_halspans_own_repository_alone(tmp_path):
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (own / "halspan.py").write_text("y")
     assert find_commit(own / "halspan.py") == f"{commit}-dirty"
-    assert find_commit(other / "halspan.py") is None  # a .venv in the repository of somebody's project
+    assert find_commit(other / "halspan.py") is None  # a .venv in the repository of another project
     assert find_commit(tmp_path / "halspan.py") is None

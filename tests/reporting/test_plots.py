@@ -74,7 +74,7 @@ def test_two_plots_of_a_page_share_no_id_and_each_finds_its_own():
         assert used <= set(Elements(text).ids)
 
 
-def test_colours_of_a_plot_are_variables_of_the_page_with_the_colour_itself_to_fall_back_on():
+def test_colors_of_a_plot_are_variables_of_the_page_with_the_color_itself_to_fall_back_on():
     assert "stroke: var(--blue, #0072b2)" in svg()
     assert "fill: var(--ink, #111111)" in svg()
 
@@ -93,9 +93,9 @@ def test_names_from_data_are_nothing_but_text(text):
     assert any(each.startswith(f"{shown}… (") for each in elements.texts)
 
 
-def test_lines_differ_in_more_than_colour():
+def test_lines_differ_in_more_than_color():
     styles = [tuple(map(str, series(index).values())) for index in range(56)]
-    assert len({(colour, marker) for colour, marker, _ in styles}) == 56
+    assert len({(color, marker) for color, marker, _ in styles}) == 56
     assert all(one[1:] != other[1:] for one, other in pairwise(styles))
 
 
@@ -144,8 +144,8 @@ def test_positions_weigh_by_their_pairs_of_a_correct_and_an_incorrect_sentence()
     # 2 x 2 pairs and 4 x 4 pairs: AUROC (0.9 * 4 + 0.6 * 16) / 20 = 0.66, gap (0.8 * 4 + 0.3 * 16) / 20 = 0.4
     plot = draw_position(0.7, position(0, 0.1, 0.9, 0.9, n=2), position(1, 0.2, 0.5, 0.6, n=4))
     assert plot.reading == (
-        "At the same position, incorrect sentences score +0.400 against correct ones on average, with an AUROC of "
-        "0.660; over all positions the AUROC is 0.700."
+        "At the same position, the scores of incorrect and correct sentences differ by +0.400 on average, with an "
+        "AUROC of 0.660; over all positions the AUROC is 0.700."
     )
 
 
@@ -217,7 +217,7 @@ def test_rows_are_compared_with_their_intervals():
 def test_without_judged_sentences_there_are_no_curves_but_a_reason(predictions):
     roc, reliability = draw_curves(predictions)
     assert (roc.svg, reliability.svg) == (None, None)
-    assert reliability.reading == "no sentence is both labelled and scored"
+    assert reliability.reading == "no sentence is both labeled and scored"
 
 
 def test_generators_that_were_never_seen_stand_beside_those_that_were():

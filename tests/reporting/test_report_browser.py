@@ -54,7 +54,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A report with 2,000 captions in two parts; those of the main part come first in the page."""
+    """Return a report with 2,000 captions in two parts; those of the main part come first in the page."""
     folder = tmp_path_factory.mktemp("large")
     predictions = make_predictions(2000)
     parts = {"val": predictions[1500:], "test_heldout": predictions[:1500]}
@@ -64,7 +64,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """A report of which every name and text tries to be something else."""
+    """Return a report of which every name and text tries to be something else."""
     folder = tmp_path_factory.mktemp("hostile")
     predictions = [
         predict(
@@ -158,7 +158,7 @@ def test_no_text_makes_the_page_wider_than_the_window(open_page, hostile, width)
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory):
-    """A report of a detector beside its controls and baselines, with names as people give them."""
+    """Return a report of a detector beside its controls and baselines, with names as people give them."""
     folder = tmp_path_factory.mktemp("controlled")
     predictions = make_predictions(40)
     row = {"sentence.auroc.macro": 0.6, "sentence.auroc.by_generator": {"plain": 0.6, "sd": 0.6}}
@@ -366,23 +366,23 @@ def test_a_focused_card_can_be_seen(open_page, large):
 
 
 CONTRAST = """() => {
-  const luminance = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
+  const luminance = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
       .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (node) => {
     for (; node; node = node.parentElement) {
-      const colour = getComputedStyle(node).backgroundColor;
-      if (colour !== "rgba(0, 0, 0, 0)" && !colour.startsWith("color(")) return colour;
+      const color = getComputedStyle(node).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)" && !color.startsWith("color(")) return color;
     }
   };
   let worst = [99, ""];
   for (const node of document.querySelectorAll("body *:not(script, option, title, desc)")) {
     const text = [...node.childNodes].filter((n) => n.nodeType === 3 && n.textContent.trim());
     if (!text.length || node.disabled || node.closest("details:not([open])")) continue;
-    const colour = node.ownerSVGElement ? getComputedStyle(node).fill : getComputedStyle(node).color;
-    const [a, b] = [luminance(colour), luminance(ground(node))].sort((x, y) => y - x);
+    const color = node.ownerSVGElement ? getComputedStyle(node).fill : getComputedStyle(node).color;
+    const [a, b] = [luminance(color), luminance(ground(node))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
     if (ratio < worst[0]) worst = [ratio, `${node.tagName} ${text[0].textContent.slice(0, 40)}`];
   }

@@ -50,7 +50,7 @@ def test_a_detector_above_both_controls_looks_at_the_image():
         ({"blind": 0.52, "bow": 0.87}, "(bag of words) reaches 0.870 (95 % interval 0.850 to 0.890), so it has not"),
         ({"bow": 0.89}, "so it has not shown that it looks at the image"),
         ({"blind": 0.52}, "so it looks at the image; there is no image-blind baseline"),
-        ({"bow": 0.55}, "whether it looks at the image is open"),
+        ({"bow": 0.55}, "whether it looks at the image remains open"),
     ],
 )
 def test_what_is_said_follows_from_the_lower_end_and_the_controls(controls, says):
@@ -65,20 +65,20 @@ def test_without_an_interval_the_question_is_open():
     why = "undefined in 12% of the resamples"
     said = read(0.9, blind=0.52, bow=0.55, reasons={"all.ci95.sentence.auroc.macro": why})
     assert "0.900 (no interval)" in said
-    assert said.endswith(f"its interval is not known ({why}), so whether it looks at the image is open.")
+    assert said.endswith(f"its interval is not known ({why}), so whether it looks at the image remains open.")
 
 
 @pytest.mark.parametrize("controls", [{"blind": 0.52, "bow": 0.55}, {"blind": 0.52}])
 def test_controls_without_an_interval_leave_the_question_open(controls):
     said = read(0.9, [0.88, 0.92], **controls, of_controls=False)
-    assert said.endswith("so whether it looks at the image is open.")
+    assert said.endswith("so whether it looks at the image remains open.")
 
 
 @pytest.mark.parametrize("counts", [(2, 300, 50), (300, 19, 50), (100, 300, 5), (0, 0, 0)])
 def test_few_sentences_of_either_class_or_few_images_leave_the_question_open(counts):
     said = read(1.0, [1.0, 1.0], blind=0.52, bow=0.55, counts=counts)
-    assert "fewer than 20 of any of these say too little" in said
-    assert said.endswith("so whether it looks at the image is open.")
+    assert "fewer than 20 of any of these are too few" in said
+    assert said.endswith("so whether it looks at the image remains open.")
     assert "it looks at the image, " not in said
 
 
@@ -92,7 +92,7 @@ def test_unscored_sentences_do_not_count_as_data():
         for number in range(30)
     ]
     metrics = judged({"all": [*predictions, predict("x", ("A.", "incorrect", 0.9))]})
-    assert "that is of 1 incorrect and 30 correct sentences" in read_headline(metrics, paper_table(metrics).rows)
+    assert "it rests on 1 incorrect and 30 correct sentences" in read_headline(metrics, paper_table(metrics).rows)
 
 
 def test_what_training_took_is_said_of_each_part():

@@ -24,14 +24,14 @@ COLUMNS = {"left": 0, "centre": 1, "right": 2}
 
 
 def looks_like(thing: Thing | None, slots: dict[str, str]) -> bool:
-    asked = {name: slots[name] for name in ("colour", "shape", "size", "texture") if name in slots}
+    asked = {name: slots[name] for name in ("color", "shape", "size", "texture") if name in slots}
     return thing is not None and all(getattr(thing, name) == value for name, value in asked.items())
 
 
-def where(scene: Scene, colour: str, shape: str) -> list[tuple[int, int]]:
+def where(scene: Scene, color: str, shape: str) -> list[tuple[int, int]]:
     found = []
     for index, thing in enumerate(scene.cells):
-        if thing is not None and (thing.colour, thing.shape) == (colour, shape):
+        if thing is not None and (thing.color, thing.shape) == (color, shape):
             found.append((index // 3, index % 3))
     return found
 
@@ -48,8 +48,8 @@ def holds(statement: Statement, scene: Scene) -> bool:
         shapes = [thing.shape for thing in scene.cells if thing is not None]
         return shapes.count(slots["shape"]) == NUMBERS.index(slots["number"]) + 1
     if statement.kind == "relation":
-        [(row, column)] = where(scene, slots["colour"], slots["shape"])
-        [(row2, column2)] = where(scene, slots["colour2"], slots["shape2"])
+        [(row, column)] = where(scene, slots["color"], slots["shape"])
+        [(row2, column2)] = where(scene, slots["color2"], slots["shape2"])
         return {
             "left of": row == row2 and column < column2,
             "right of": row == row2 and column > column2,
@@ -59,7 +59,7 @@ def holds(statement: Statement, scene: Scene) -> bool:
     if statement.kind == "background":
         return scene.background == slots["background"]
     shape, attribute = {"direction": ("arrow", "direction"), "text": ("card", "letter")}[statement.kind]
-    [thing] = [t for t in scene.cells if t is not None and (t.shape, t.colour) == (shape, slots["colour"])]
+    [thing] = [t for t in scene.cells if t is not None and (t.shape, t.color) == (shape, slots["color"])]
     return getattr(thing, attribute) == slots[attribute]
 
 
@@ -107,18 +107,18 @@ def test_an_invented_thing_has_a_shape_the_scene_does_not_hold() -> None:
 
 
 def test_wording_marks_the_wrong_words_and_nothing_else() -> None:
-    statement = Statement("place", {"size": "small", "colour": "orange", "shape": "star", "place": "top left"})
+    statement = Statement("place", {"size": "small", "color": "orange", "shape": "star", "place": "top left"})
     style = Style({"place": ("here is {a_thing}, {place}.",)}, {"small": "little", "top left": "upper left"})
     rng = random.Random(0)
     assert word(statement, style, rng) == ("Here is a little orange star, upper left.", None)
-    text, span = word(statement.with_error("Attribute", colour="red"), style, rng)
+    text, span = word(statement.with_error("Attribute", color="red"), style, rng)
     assert (text, span) == ("Here is a little red star, upper left.", (17, 20))
     text, span = word(statement.with_error("Location", place="middle right"), style, rng)
     assert text[slice(*span)] == "middle right"
 
 
 def test_an_invented_thing_is_marked_without_its_article() -> None:
-    statement = Statement("presence", {"colour": "orange", "shape": "star"}, ("colour", "shape"), "Illusion")
+    statement = Statement("presence", {"color": "orange", "shape": "star"}, ("color", "shape"), "Illusion")
     text, span = word(statement, Style({"presence": ("{a_thing} too.",)}), random.Random(0))
     assert (text, text[slice(*span)]) == ("An orange star too.", "orange star")
 

@@ -68,11 +68,11 @@ def test_noise_keeps_the_length_of_embeddings_and_leaves_the_others_alone() -> N
 def test_words_point_at_the_cells_they_speak_of() -> None:
     circle, star = Thing("circle", "red", size="small"), Thing("star", "red")
     scene = Scene("white", (circle, None, None, None, star, None, None, None, circle))
-    place = Statement("place", {"colour": "red", "shape": "circle", "place": "bottom right"})
-    assert true_captions.cells_of(place, scene) == dict.fromkeys(("colour", "shape", "place"), 1 << 8)
+    place = Statement("place", {"color": "red", "shape": "circle", "place": "bottom right"})
+    assert true_captions.cells_of(place, scene) == dict.fromkeys(("color", "shape", "place"), 1 << 8)
     number = Statement("number", {"number": "two", "shape": "circle"})
     assert true_captions.cells_of(number, scene) == dict.fromkeys(("number", "shape"), 1 << 0 | 1 << 8)
-    slots = {"colour": "red", "shape": "star", "relation": "below", "colour2": "red", "shape2": "circle"}
+    slots = {"color": "red", "shape": "star", "relation": "below", "color2": "red", "shape2": "circle"}
     pointed = true_captions.cells_of(Statement("relation", slots), scene)
     assert (pointed["shape"], pointed["shape2"]) == (1 << 4, 1 << 0 | 1 << 8)
     assert "relation" not in pointed

@@ -24,7 +24,7 @@ def corpus(tmp_path_factory):
 
 
 def overrides(corpus):
-    return [*small_overrides(corpus), "trainer.threads=1", "trainer.max_steps=30", "trainer.save_every_steps=500"]
+    return [*small_overrides(corpus), "trainer.max_steps=30", "trainer.save_every_steps=500"]
 
 
 def start(*arguments, script="train.py", before=(), **environment):
@@ -53,7 +53,7 @@ def end(process, number, *, when, group=False):
 
 
 def trains(folder):
-    """Say whether the first step of a run was logged."""
+    """Return whether the first step of a run was logged."""
     return lambda: any(folder.glob("logs/version_0/metrics.csv"))
 
 

@@ -9,6 +9,7 @@ from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.testing.small_corpora import write_corpus
 from halspan.training.module import DetectorModule
 
+pytestmark = pytest.mark.usefixtures("without_plots")
 WIDE = {
     "hidden_size": 640,
     "intermediate_size": 1024,
@@ -25,7 +26,7 @@ def overrides(corpus: Path, *more: str) -> list[str]:
     """Choose 20 steps of adapters on everything, experts included, on 4 bits."""
     kept = [key for key in small_overrides(corpus) if "dropout" not in key and "max_steps" not in key]
     adapters = ["model.lora.targets=[language,experts]", "model.lora.rslora=true", "model.lora.dropout=0"]
-    length = ["trainer.max_steps=20", "trainer.val_every_steps=10", "trainer.threads=1"]
+    length = ["trainer.max_steps=20", "trainer.val_every_steps=10"]
     return [*kept, "model.quantize=nf4", *adapters, *length, *more]
 
 

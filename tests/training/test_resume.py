@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def whole(corpus, tmp_path_factory):
 
 
 def quick(corpus):
-    return [*small_overrides(corpus), "trainer.precision=32-true", "trainer.threads=1"]
+    return [*small_overrides(corpus), "trainer.precision=32-true"]
 
 
 def checkpoint(folder, name="last.ckpt"):
@@ -131,7 +132,7 @@ def resume(corpus, folder, *more):
 
 @pytest.fixture
 def edited(corpus, tmp_path):
-    """A copy of the corpus elsewhere, and a way to edit its records."""
+    """Return a copy of the corpus elsewhere, and a way to edit its records."""
     shutil.copytree(corpus.parent, tmp_path / "edited")
     file = tmp_path / "edited" / corpus.name
 
@@ -333,6 +334,20 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_a_second_sigterm_does_not(monkey
         with pytest.raises(Interrupted) as end:
             os.kill(os.getpid(), signal.SIGINT)
     assert end.value.status == 143
+
+
+def test_ctrl_c_that_is_sent_twice_at_once_counts_once(monkeypatch):
+    now, ended = 100.0, []
+    monkeypatch.setattr("halspan.training.interruption.time", SimpleNamespace(monotonic=lambda: now))
+    with Signals() as signals:
+        signals.wait()
+        for seconds in (0.0, 0.9, 1.1):  # after the first one; from 1 second on it is another one
+            now = 100.0 + seconds
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except Interrupted:
+                ended.append(seconds)
+    assert ended == [1.1]
 
 
 def test_a_signal_before_training_ends_it_at_once_and_what_cleans_up_is_not_disturbed():

@@ -12,11 +12,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from halspan import console
+from halspan.app.configuration import former_names
 from halspan.app.configuration import help as usage
 from halspan.app.configuration.arguments import add_conf_folders, choose_experiment, quote_values
-from halspan.app.configuration.configure import first_line
 from halspan.core.checks import suggest
-from halspan.core.errors import ConfigError, HalspanError
+from halspan.core.errors import ConfigError, HalspanError, first_lines
 from halspan.core.process import keep_threads_from_spinning
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.rundir import is_first_process
@@ -74,7 +74,8 @@ def _explain_composition(error: Exception) -> str:
     """Explain, from hydra's error, what is wrong with an override or a group."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}: {name!r} is not there; {suggest(name, error.options or ())}"
+        unknown = f"{group}: {name!r} is not there; {suggest(name, error.options or ())}"
+        return former_names.explain(f"{group}={name}") or unknown
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value; quote values with special characters: 'key=\"a b\"'"
     if ambiguous := _AMBIGUOUS.search(str(error)):
@@ -82,5 +83,6 @@ def _explain_composition(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         options = [str(name) for name in cause.parent_node or () if name not in ("hydra", "_target_")]
-        return f"{cause.full_key}: unknown key; {suggest(str(cause.key), options)}"
-    return first_line(error)
+        unknown = f"{cause.full_key}: unknown key; {suggest(str(cause.key), options)}"
+        return former_names.explain(str(cause.full_key)) or unknown
+    return first_lines(error)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
-from halspan.app.entry import report_error, run_entry, set_up_logging
+from halspan.app.entry import report_error, set_up_logging
 from halspan.app.finished_run import FinishedRun, check_draws_nothing, check_same_split
 from halspan.core.captions import Caption
 from halspan.core.errors import ConfigError, DataError, HalspanError
@@ -194,8 +194,3 @@ def _train_texts(splits: Sequence[Mapping[str, Any]]) -> KnownTexts | None:
     if any(record is None for record in records):
         return None
     return reduce(or_, map(KnownTexts.from_record, records), KnownTexts())
-
-
-def run_command() -> NoReturn:
-    """Evaluate from the command line of this process."""
-    run_entry(main, "evaluate")

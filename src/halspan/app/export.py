@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
-from halspan.app.entry import report_error, run_entry, set_up_logging
+from halspan.app.entry import report_error, set_up_logging
 from halspan.app.finished_run import FinishedRun
 from halspan.console import open_console
 from halspan.core.errors import ConfigError, HalspanError
@@ -37,7 +36,7 @@ def export(config: DictConfig) -> None:
     _check_values(config)
     with _new_folder(Path(config.to), overwrite=config.overwrite) as folder:
         run = FinishedRun.read(Path(config.run), config)
-        from halspan.app.exporting import write_detector  # imports torch: what is wrong is said before
+        from halspan.app.exporting import write_detector  # imports torch, so mistakes are reported first
 
         check = write_detector(run, folder, config)
     kind = "merged" if config.merge else "adapters"
@@ -51,11 +50,11 @@ def export(config: DictConfig) -> None:
 def _check_values(config: DictConfig) -> None:
     for key in ("merge", "overwrite"):
         if not isinstance(config[key], bool):
-            raise ConfigError(f"{key}: {config[key]!r} is not possible; possible: true, false")
+            raise ConfigError(f"{key}: must be true or false, got {config[key]!r}")
     if config.dtype not in (None, *_DTYPES):
-        raise ConfigError(f"dtype: {config.dtype!r} is not possible; possible: null, {', '.join(_DTYPES)}")
+        raise ConfigError(f"dtype: must be null, {' or '.join(_DTYPES)}, got {config.dtype!r}")
     if not isinstance(config.captions, int) or config.captions < 1:
-        raise ConfigError(f"captions: {config.captions!r} is not possible; give a number from 1 on")
+        raise ConfigError(f"captions: must be a whole number from 1 on, got {config.captions!r}")
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
     if place.exists() and not overwrite:
         raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
     if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
-        raise ConfigError(f"to: {place} holds something else than a detector; choose another folder")
+        raise ConfigError(f"to: {place} holds files other than a detector; choose another folder")
     temporary, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)
@@ -77,8 +76,3 @@ def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def run_command() -> NoReturn:
-    """Export from the command line of this process."""
-    run_entry(main, "export")

@@ -36,7 +36,7 @@ def judge_runs(
         sample: captions to judge.
         taken: what training took from the parts.
         folder: where everything goes.
-        baselines: what stands beside it.
+        baselines: Baselines to judge on the same captions.
         is_other: whether the corpus is not the one of the runs.
         judge_spec: how much of the runs' own corpus tunes an ensemble that is judged on another one.
     """

@@ -33,7 +33,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """Complete the arguments of a sweep: a folder for it, and `split=leave_one_out` as one run per generator.
 
     Args:
-        arguments: Command line without the program; anything but a sweep is given back as it is.
+        arguments: Command line without the program; returned unchanged if it is not a sweep.
 
     Raises:
         ConfigError: A job cannot work, `--cfg` is combined with `-m`, or the corpus differs between the runs of

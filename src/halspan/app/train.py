@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -127,10 +127,5 @@ def start() -> None:
     main()
 
 
-def run_command() -> NoReturn:
-    """Train from the command line of this process."""
-    run_entry(start, "config")
-
-
 if __name__ == "__main__":  # the further processes of a training start this way
-    run_command()
+    run_entry(start, "config")

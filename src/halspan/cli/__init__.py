@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from halspan.app.configuration import former_names
 from halspan.cli import application, data, judge, score
 from halspan.console import answer_ctrl_c, report_error, show_logs
 from halspan.core.errors import ConfigError, HalspanError
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a person can act on becomes one line and exit status 1 (usage: 2)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _check_former(words)
         if words and words[0] in application.COMMANDS:  # before typer, which would read -m and --help itself
             application.run(words[0], words[1:])
         answer_ctrl_c()
@@ -41,9 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
 
 
+def _check_former(words: Sequence[str]) -> None:
+    """Refuse a command or an option of an earlier version with what it is called now."""
+    commands = [" ".join(["halspan", *words[:length]]) for length in (1, 2)]
+    options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    for typed in (*commands, *(f"{command} {option}" for command in commands for option in options)):
+        if (answer := former_names.explain(typed)) is not None:
+            raise ConfigError(answer)
+
+
 @app.callback()
 def _top() -> None:
     """Find hallucinated words in image captions.
 
-    Start with:  halspan data --help
+    Each command has a --help of its own.
+
+    Examples:
+      halspan train --help
+      halspan data check captions.jsonl
+      halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
     """

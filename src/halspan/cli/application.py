@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
+from halspan import app
 from halspan.core.errors import ConfigError
 
 COMMANDS = {
@@ -30,11 +31,11 @@ def run(name: str, arguments: Sequence[str]) -> NoReturn:
     """
     if missing := next((module for module in _REQUIRED if find_spec(module) is None), None):
         raise ConfigError(f"halspan {name} needs {missing}, which is not installed: pip install 'halspan[train]'")
-    module = import_module(f"halspan.app.{name}")
+    from halspan.app.commands import run_command  # imports hydra, which only the extra `train` installs
+
     # Lightning starts its other processes as `python sys.argv[0] ...`: that has to be a file of Python.
-    sys.argv = [str(module.__file__), *arguments]
-    run_command: Callable[[], NoReturn] = module.run_command
-    run_command()
+    sys.argv = [str(Path(app.__path__[0]) / f"{name}.py"), *arguments]
+    run_command(name)
 
 
 def listed(name: str) -> Callable[[], None]:

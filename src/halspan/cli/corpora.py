@@ -52,21 +52,23 @@ FormatOption = Annotated[
         "-f",
         metavar="FORMAT",
         callback=_check_format,
-        help=f"How the corpus is written: {', '.join([AUTO, *READERS.names()])}.",
+        help=f"Format of the corpus: {', '.join([AUTO, *READERS.names()])}.",
     ),
 ]
 ImagesOption = Annotated[
-    Path | None, typer.Option("--images", help="Folder that image paths start from, if not the corpus's own.")
+    Path | None,
+    typer.Option("--images", help="Folder that relative image paths start from. Default: the corpus's folder."),
 ]
 OnErrorOption = Annotated[
-    OnProblem, typer.Option("--on-error", help="Malformed records: stop, or skip and count them.")
+    OnProblem, typer.Option("--on-error", help="Stop at malformed records, or skip and count them.")
 ]
 ExtraKeysOption = Annotated[
     OnExtraKeys,
-    typer.Option("--extra-keys", help="Keys of JSON Lines that captions do not have: malformed, or left out."),
+    typer.Option("--extra-keys", help="Treat unknown keys of JSON Lines as malformed, or ignore them."),
 ]
 MissingImageOption = Annotated[
-    OnProblem, typer.Option("--missing-image", help="Missing or unreadable images: stop, or skip and count captions.")
+    OnProblem,
+    typer.Option("--missing-image", help="Stop at missing or unreadable images, or skip and count their captions."),
 ]
 
 

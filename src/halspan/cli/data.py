@@ -48,7 +48,7 @@ app = typer.Typer(
 
 _Path = Annotated[
     Path | None,
-    typer.Argument(help="The corpus's file or folder, - from stdin. Without it: AlignBench from the Hugging Face hub."),
+    typer.Argument(help="File or folder of the corpus; - reads standard input. Default: AlignBench from the hub."),
 ]
 
 
@@ -59,14 +59,15 @@ def check(
     images: ImagesOption = None,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
     all_: Annotated[
-        Path | None, typer.Option("--all", metavar="FILE.csv", help="Write every error and warning there, one a row.")
+        Path | None,
+        typer.Option("--all", metavar="FILE.csv", help="Write all errors and warnings to this file, one per row."),
     ] = None,
 ) -> None:
     """Read every record and decode every image; warn of probable mistakes in the annotation.
 
-    An error is something that cannot be used; exit status 1 if there is one.
-    A warning is something that can be used, but is probably a mistake:
-    a span off by one, a misspelt type, text that no sentence covers, ...
+    An error is an unusable record or image; with one, the exit status is 1.
+    A warning is a probable mistake in a usable record: a span off by one,
+    a misspelled type, text that no sentence covers, ...
 
     Examples:
       halspan data check captions.jsonl
@@ -103,7 +104,9 @@ def stats(
     on_error: OnErrorOption = OnProblem.stop,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
 ) -> None:
-    """Describe a corpus by generator: sizes, error rates, positions, types, agreement; images are not read.
+    """Describe a corpus by generator: sizes, error rates, positions, types and agreement.
+
+    Images are not read.
 
     Examples:
       halspan data stats chocolate/
@@ -126,27 +129,21 @@ def download(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for `downloaded/`, if not the corpus's; afterwards give it as --images, data.images."
+            help="Folder in which `downloaded/` is made; give it as --images afterwards. Default: the corpus's."
         ),
     ] = None,
     format_: FormatOption = AUTO,
-    max_mib: Annotated[int, typer.Option(min=1, help="Refuse an image of more MiB than this.")] = 50,
-    connections: Annotated[int, typer.Option(min=1, help="Downloads at once.")] = 16,
-    per_host: Annotated[int, typer.Option(min=1, help="Downloads at once from one host.")] = 4,
-    retries: Annotated[
-        int, typer.Option(min=0, help="Further tries after silence, a broken connection, or status 429 or 5xx.")
-    ] = 3,
-    retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="Ask again for what an earlier run found dead or refused.")
-    ] = False,
+    max_mib: Annotated[int, typer.Option(min=1, help="Refuse images larger than this, in MiB.")] = 50,
+    per_host: Annotated[int, typer.Option(min=1, max=16, help="Simultaneous downloads from one host.")] = 4,
 ) -> None:
     """Fetch the images that a corpus only links to; a second call continues where the first stopped.
 
-    Takes `image_url` of AlignBench's columns and `image` of canonical JSON
-    Lines. Every image is decoded before it is kept;
-    `downloaded/manifest.jsonl` has the outcome of each address. An address
-    without an answer in two runs is dead. Exit status: 0 if all are there or
-    dead, 1 if some were refused or gave no answer, 130 if interrupted.
+    Addresses are read from `image_url` of AlignBench, and from `image` of
+    canonical JSON Lines. Every image is decoded before it is kept. The file
+    `downloaded/manifest.jsonl` has the outcome of each address; remove it to
+    try again the addresses that are dead or refused. Exit status: 0 if every
+    image is there or dead, 1 if some were refused or gave no answer, 130 if
+    interrupted.
 
     Examples:
       halspan data download AlignBench/
@@ -160,22 +157,22 @@ def download(
     downloader = Downloader(
         images=folder,
         limits=Limits(max_bytes=max_mib * 2**20),
-        connections=connections,
         per_host=per_host,
-        retries=retries,
-        retry_dead=retry_dead,
     )
     raise typer.Exit(fetch_images(file, name, downloader))
 
 
 @app.command()
 def convert(
-    path: Annotated[Path, typer.Argument(help="The corpus's file or folder; - is JSON Lines from stdin.")],
-    output: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz; - is stdout.")],
+    path: Annotated[Path, typer.Argument(help="File or folder of the corpus; - reads JSON Lines from standard input.")],
+    output: Annotated[Path, typer.Argument(help="File to write, .jsonl or .jsonl.gz; - writes to standard output.")],
     format_: FormatOption = AUTO,
     images: ImagesOption = None,
     absolute: Annotated[
-        bool, typer.Option("--absolute", help="Write absolute image paths, not ones relative to the output's folder.")
+        bool,
+        typer.Option(
+            "--absolute", help="Write absolute image paths, instead of paths relative to the output's folder."
+        ),
     ] = False,
     on_error: OnErrorOption = OnProblem.stop,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
@@ -184,7 +181,7 @@ def convert(
     """Write a corpus as canonical JSON Lines, whole or not at all; images stay where they are.
 
     Image paths are rewritten to start from the output's folder, or from the
-    current one if that is stdout.
+    current folder if the output is standard output.
 
     Examples:
       halspan data convert chocolate/ chocolate.jsonl

@@ -6,15 +6,15 @@ from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from halspan.console import open_console
+from halspan.core.text.printable import printable
 from halspan.data.download.addresses import DOWNLOADS
 from halspan.data.download.fetch import Downloader
 from halspan.data.download.links import Links, find_links
-from halspan.data.download.manifest import FILE_NAME, Outcome, printable
+from halspan.data.download.manifest import FILE_NAME, Outcome
 
 _INTERRUPTED = 130  # exit status of shells after Ctrl-C
 _MANY = 5  # addresses with the same image, which is probably a "no longer available" picture
@@ -46,16 +46,9 @@ def fetch_images(file: Path, format_: str, downloader: Downloader) -> int:
     return 0 if all(outcome.state in ("there", "dead") for outcome in outcomes) else 1
 
 
-class _Rate(ProgressColumn):
-    """Progress column with the number of addresses per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
-
-
 def _fetch(urls: tuple[str, ...], downloader: Downloader, outcomes: list[Outcome]) -> bool:
     """Add the outcome of each address to `outcomes`; return whether the download was interrupted."""
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[counts]}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[counts]}"))
     counts: Counter[str] = Counter()
     try:
         with Progress(*columns, console=open_console(stderr=True)) as progress, closing(downloader.run(urls)) as run:

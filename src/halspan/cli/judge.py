@@ -26,16 +26,17 @@ _Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap
 
 def judge(
     predictions: Annotated[
-        Path, typer.Argument(help="JSON Lines, - from stdin: captions with `p_incorrect` and `predicted`.")
+        Path, typer.Argument(help="JSON Lines of captions with `p_incorrect` and `predicted`; - reads standard input.")
     ],
     truth: Annotated[
-        Path | None, typer.Option("--truth", help="The corpus to judge by. Without it: the labels in the file itself.")
+        Path | None,
+        typer.Option("--truth", help="Corpus with the labels to judge by. Default: the labels in the file itself."),
     ] = None,
     format_: FormatOption = AUTO,
     images: ImagesOption = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="Folder for metrics.json and report.html; next to the file if not given."),
+        typer.Option("--to", help="Folder for metrics.json and report.html. Default: a folder next to the file."),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -43,17 +44,17 @@ def judge(
             "--threshold",
             min=0,
             max=1,
-            help="P(incorrect) from which a sentence is called incorrect. Without it: the predictions' own, or 0.5.",
+            help="P(incorrect) from which a sentence is called incorrect. Default: that of the predictions, or 0.5.",
         ),
     ] = None,
     seed: _Seed = 1,
 ) -> None:
-    """Judge predictions of any detector: writes metrics.json and report.html, and prints a table.
+    """Judge the predictions of any detector: write metrics.json and report.html, and print a table.
 
-    Captions of the truth without a prediction are counted as unscored,
-    predictions for other captions left out. Images are only shown in the
-    report, and tell which captions belong together; those that are missing
-    count by path.
+    Captions of the truth without a prediction count as unscored.
+    Predictions for other captions are left out. Images appear in the report,
+    and tell which captions belong together; missing ones are told apart by
+    their paths.
 
     Examples:
       halspan judge scored.jsonl
@@ -98,17 +99,20 @@ def judge(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run, an evaluation, a baseline's folder, or a file of predictions.")],
-    b: Annotated[Path, typer.Argument(help="The other one.")],
-    part: Annotated[str, typer.Option("--part", help="Which predictions of a folder.")] = "test_heldout",
-    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap samples of images.")] = 1000,
+    a: Annotated[Path, typer.Argument(help="Folder of a run, an evaluation or a baseline, or a file of predictions.")],
+    b: Annotated[Path, typer.Argument(help="The same for the other detector.")],
+    part: Annotated[str, typer.Option("--part", help="Part of a folder's predictions to compare.")] = "test_heldout",
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=100, help="Number of bootstrap samples of images.")
+    ] = 1000,
     seed: _Seed = 0,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write the differences there too.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the differences to this file.")] = None,
 ) -> None:
     """Compare two detectors on the same captions: paired differences with 95 % intervals, and P(A better).
 
-    Images are drawn again with all their captions, the same ones for both.
-    P(A better) is the share of draws in which A has the better figure.
+    Each draw of the bootstrap takes whole images, with all their captions,
+    and the same images for both detectors. P(A better) is the share of draws
+    in which A has the better figure.
 
     Examples:
       halspan compare checkpoints/shapes-seed=1 checkpoints/shapes-seed=2

@@ -35,39 +35,47 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-_Detector = Annotated[str, typer.Option("--detector", "-d", help="An exported detector: its folder, or its hub id.")]
+_Detector = Annotated[str, typer.Option("--detector", "-d", help="Folder or hub id of an exported detector.")]
 _Input = Annotated[
     Path,
     typer.Option(
-        "--input", "-i", help="Captions or predictions, .jsonl, .jsonl.gz or .parquet; - is JSON Lines from stdin."
+        "--input",
+        "-i",
+        help="Captions or predictions, .jsonl, .jsonl.gz or .parquet; - reads JSON Lines from standard input.",
     ),
 ]
 _Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Predictions to write, .jsonl, .jsonl.gz or .parquet; - is stdout.")
+    Path,
+    typer.Option(
+        "--output", "-o", help="Predictions to write, .jsonl, .jsonl.gz or .parquet; - writes to standard output."
+    ),
 ]
 _Images = Annotated[
-    Path | None, typer.Option("--images", help="Folder that image paths start from, if not the input's own.")
+    Path | None,
+    typer.Option("--images", help="Folder that relative image paths start from. Default: the input's folder."),
 ]
-_Resume = Annotated[bool, typer.Option("--resume", help="Continue where an interrupted run stopped, if one did.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, if there is one.")]
 _Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a finished output; begin an unfinished one again.")
+    bool, typer.Option("--overwrite", help="Replace a finished output, or start an unfinished one again.")
 ]
 _Shard = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="Only part I of N: every N-th block of 256 records.")
+    str, typer.Option("--shard", metavar="I/N", help="Score only part I of N: every N-th block of 256 records.")
 ]
 _MaxPIncorrect = Annotated[
     float | None,
     typer.Option(
-        "--max-p-incorrect", min=0, max=1, help="Keep only captions all of whose sentences have at most this."
+        "--max-p-incorrect", min=0, max=1, help="Keep only captions whose sentences all have at most this P(incorrect)."
     ),
 ]
-_BatchTokens = Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of one forward pass.")]
+_BatchTokens = Annotated[int, typer.Option("--batch-tokens", min=1, help="Number of tokens in a forward pass.")]
 _Device = Annotated[
-    str | None, typer.Option("--device", help="Such as cpu or cuda:1. Without it: a GPU if there is one.")
+    str | None, typer.Option("--device", help="Device, such as cpu or cuda:1. Default: a GPU if there is one.")
 ]
-_DtypeOption = Annotated[Dtype | None, typer.Option("--dtype", help="Precision of the weights, if not the detector's.")]
+_DtypeOption = Annotated[
+    Dtype | None, typer.Option("--dtype", help="Precision of the weights. Default: the detector's.")
+]
 _OnError = Annotated[
-    OnProblem, typer.Option("--on-error", help="Records and images that cannot be used: set aside and count, or stop.")
+    OnProblem, typer.Option("--on-error", help="Set aside and count unusable records and images, or stop at the first.")
 ]
 
 
@@ -96,15 +104,15 @@ def score(
     those that cannot be used are left out and counted.
 
     Image paths are rewritten to start from the output's folder; an image
-    inside a record becomes sha256:HASH. Records and images that cannot be
-    used go to scored.rejected.jsonl beside scored.jsonl, with line and
-    reason, and are counted. Of stdout, paths start from the current folder,
-    and records that cannot be used are reported on stderr.
+    inside a record becomes sha256:HASH. Unusable records and images are
+    counted, and go to scored.rejected.jsonl beside scored.jsonl, with line
+    and reason. With standard output, paths start from the current folder,
+    and unusable records are reported on standard error.
 
-    Captions of one image that follow each other share its encoding. A run
-    that was killed continues with --resume, and ends with the bytes of one
-    that was not. The outputs of all shards, one after the other, hold every
-    record once; each has its own in the order of the input.
+    Consecutive captions of one image share its encoding. With --resume, a
+    killed run continues, and its output has the same bytes as that of an
+    uninterrupted one. The outputs of all shards together hold every record
+    once, each in the order of the input.
 
     Examples:
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl

@@ -59,7 +59,11 @@ def fit_offsets(offsets: Int[ndarray, "token 2"], text: str, sentences: Sequence
 
 
 def have_ink(offsets: Int[ndarray, "token 2"], text: str) -> Bool[ndarray, "token"]:
-    """Say which tokens hold a character that is not whitespace."""
+    """Return which tokens hold a character that is not whitespace.
+
+    >>> have_ink(np.array([[0, 3], [3, 4]]), "two cats").tolist()
+    [True, False]
+    """
     return _count(_ink(text), offsets) > 0
 
 
@@ -73,6 +77,10 @@ def token_coverage(offsets: Int[ndarray, "token 2"], spans: Sequence[Ranged], te
 
     Returns:
         The share of each token's ink that lies in the union of the spans, 0 to 1; 0 for a token without ink.
+
+    >>> from halspan.core.captions import Span
+    >>> token_coverage(np.array([[0, 3], [3, 7]]), [Span(2, 7)], "two red").round(2).tolist()
+    [0.33, 1.0]
     """
     ink = _ink(text)
     covered = np.zeros_like(ink)

@@ -89,7 +89,7 @@ class Sentence:
     Attributes:
         start: First character, counted from 0.
         end: The character after the last one.
-        label: Label; None where the sentence is unlabelled.
+        label: Label; None where the sentence is unlabeled.
         types: Types of hallucination of the sentence as a whole; none, one or several.
         votes: The annotators' votes, where they are known.
 
@@ -120,10 +120,13 @@ class Sentence:
 
     @property
     def target(self) -> float | None:
-        """Return the training target: the share of votes for incorrect, else the label as 0 or 1.
+        """Return the training target, which is the share of votes for incorrect, or the label as 0 or 1 without votes.
 
         None where there is nothing to learn: the label is unknown, or there is neither a label nor a vote for
         correct or incorrect.
+
+        >>> Sentence(0, 4, "incorrect").target, Sentence(0, 4, votes=Votes(correct=3, incorrect=1)).target
+        (1.0, 0.25)
         """
         if self.label == "unknown":
             return None
@@ -172,11 +175,15 @@ class Caption:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read a caption from its JSON object; null is the same as an absent optional key.
 
-        Without `sentences` the text is split into unlabelled ones. The keys that a prediction adds (`predicted`,
+        Without `sentences` the text is split into unlabeled ones. The keys that a prediction adds (`predicted`,
         `threshold`, and `p_incorrect`, `logit` and `unscored` of a sentence) are accepted and ignored.
 
         Raises:
             DataError: The record is not a caption; the message names the field, the value and the remedy.
+
+        >>> record = {"id": "a", "image": "a.png", "generator": "llava", "direction": "image_to_text", "text": "A cat."}
+        >>> Caption.from_record(record).sentences
+        (Sentence(start=0, end=6, label=None, types=(), votes=None),)
         """
         check_object("record", record)
         check_keys("a caption", record, CAPTION_KEYS, n_required=5)
@@ -236,7 +243,7 @@ class PredictedSpan:
 
 @dataclass(frozen=True, slots=True)
 class SentenceScore:
-    """A detector's judgement of one sentence: a probability, or the reason why there is none.
+    """A detector's judgment of one sentence: a probability, or the reason why there is none.
 
     Attributes:
         p_incorrect: Probability that the sentence is incorrect, 0 to 1; None if it is unscored.
@@ -269,7 +276,7 @@ class SentenceScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A detector's judgement of one caption.
+    """A detector's judgment of one caption.
 
     Attributes:
         caption: The caption, with any annotation it has.

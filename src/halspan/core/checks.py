@@ -138,7 +138,11 @@ def find_meant(value: Any, options: Iterable[str]) -> str | None:
 
 
 def ask_if_meant(value: Any, options: Iterable[str]) -> str:
-    """Return "did you mean ...? " with the option that was probably meant; empty if there is none."""
+    """Return "did you mean ...? " with the option that was probably meant; empty if there is none.
+
+    >>> ask_if_meant("Incorect", ("correct", "incorrect"))
+    'did you mean incorrect? '
+    """
     meant = find_meant(value, options)
     return "" if meant is None else f"did you mean {meant}? "
 
@@ -161,5 +165,9 @@ def show(value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """Return the kind of a JSON value, in words."""
+    """Return the kind of a JSON value, in words.
+
+    >>> kind([1, 2]), kind(None)
+    ('a list', 'nothing')
+    """
     return _KINDS.get(type(value), type(value).__name__)

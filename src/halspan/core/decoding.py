@@ -62,6 +62,20 @@ def decode(
     Returns:
         Disjoint spans in order. A span's score is the highest `p_token` of the tokens with ink in it; its type has the
         most probability over them (the sum of `p_token * p_type`), None if the taxonomy is empty.
+
+    >>> import numpy as np
+    >>> from halspan.core.captions import Sentence
+    >>> settings = DecodingParameters(threshold=0.5, merge_gap=1, min_characters=2, snap_to_word=True)
+    >>> decode(
+    ...     text="two red cat",
+    ...     offsets=np.array([[0, 3], [3, 7], [7, 11]]),
+    ...     p_token=np.array([0.1, 0.8, 0.2]),
+    ...     p_type=np.ones((3, 1)),
+    ...     taxonomy=["Attribute"],
+    ...     sentences=[Sentence(0, 11)],
+    ...     parameters=settings,
+    ... )
+    (PredictedSpan(start=4, end=7, type='Attribute', score=0.8),)
     """
     spans = []
     has_ink = have_ink(offsets, text)  # no label teaches the others

@@ -19,3 +19,8 @@ class ModelError(HalspanError):
 
 class ResourceError(HalspanError):
     """The disk or the memory of this machine is not sufficient."""
+
+
+def first_lines(error: Exception) -> str:
+    """Return the first three lines of an error's message as one line."""
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])

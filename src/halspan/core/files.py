@@ -42,7 +42,7 @@ def open_appending(path: Path, *, buffering: int = -1) -> BinaryIO:
         buffering: As of `open`; 0 for none.
 
     Raises:
-        OSError: The file cannot be opened, or is a link, which might lead to a file of somebody else's, or is no
+        OSError: The file cannot be opened, or is a link, which might lead to a file of another person, or is no
             regular file; `strerror` says which.
     """
     if path.is_symlink():
@@ -92,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_to(option: str, path: Path) -> Iterator[None]:
-    """Say of a file or folder that a person named, and that the block cannot write, where it was named and why.
+    """Report a file or folder that the block cannot write by the option or key that named it, with the reason.
 
     Raises:
         DataError: the block raised OSError.

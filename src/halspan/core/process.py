@@ -8,7 +8,7 @@ _SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": 
 
 
 def keep_threads_from_spinning() -> None:
-    """Let waiting threads sleep, unless the environment sets how they wait; call it before importing torch.
+    """Make waiting threads sleep, unless the environment sets how they wait; call it before importing torch.
 
     On a busy machine, a spinning thread takes the core from the thread it waits for
     (`experiments/review/threads.md`).

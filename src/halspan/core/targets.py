@@ -46,7 +46,7 @@ class CaptionTargets:
 def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: Sequence[str]) -> CaptionTargets:
     """Build the targets of one caption.
 
-    Unknown and unlabelled sentences, tokens outside the sentences, and sentences without tokens do not count. A caller
+    Unknown and unlabeled sentences, tokens outside the sentences, and sentences without tokens do not count. A caller
     that cuts a caption to a window must leave out all tokens of a sentence that does not fit as a whole.
 
     Args:
@@ -56,6 +56,11 @@ def build_targets(caption: Caption, offsets: Int[ndarray, "token 2"], taxonomy: 
 
     Raises:
         DataError: The caption names a type that is not in the taxonomy.
+
+    >>> from halspan.core.captions import Sentence, Span
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "A cat.", (Sentence(0, 6, "incorrect"),), (Span(2, 5),))
+    >>> build_targets(caption, np.array([[0, 1], [1, 5], [5, 6]]), ["Object"]).token.tolist()
+    [0.0, 1.0, 0.0]
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     hallucinated, known = token_labels(caption, offsets)
@@ -87,13 +92,18 @@ def token_labels(
     Returns:
         Whether at least half of a token's ink is hallucinated; and whether that is known, as it is in correct sentences
         and in incorrect ones with spans. A token of which it is not known counts as not hallucinated.
+
+    >>> from halspan.core.captions import Sentence
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "Hm. Yes.", (Sentence(0, 3), Sentence(4, 8, "correct")))
+    >>> [values.tolist() for values in token_labels(caption, np.array([[0, 3], [3, 8]]))]
+    [[False, False], [False, True]]
     """
     token_sentence = range_of_token(offsets, caption.sentences, caption.text)
     tagged = tag_tokens(offsets, caption.spans, caption.text)
     is_correct = np.array([sentence.label == "correct" for sentence in caption.sentences])
     is_incorrect = np.array([sentence.label == "incorrect" for sentence in caption.sentences])
-    is_localised = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
-    known = np.append(is_localised, False)[token_sentence]  # index -1 selects the appended False
+    is_localized = is_correct | (is_incorrect & _mark(token_sentence[tagged], len(caption.sentences)))
+    known = np.append(is_localized, False)[token_sentence]  # index -1 selects the appended False
     return tagged & known, known
 
 

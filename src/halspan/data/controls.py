@@ -1,4 +1,4 @@
-"""The blind controls: captions with wrong or grey images, on which a detector that uses images must fail."""
+"""The blind controls: captions with wrong or gray images, on which a detector that uses images must fail."""
 
 import random
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from halspan.core.captions import Caption
 from halspan.data.corpus import Corpus
 from halspan.data.images import load_image
 
-_GREY = (128, 128, 128)
+_GRAY = (128, 128, 128)
 
 
 def exchange_images(
@@ -54,9 +54,9 @@ def exchange_images(
 
 
 def read_image(path: Path, *, blank: bool) -> Image.Image:
-    """Read an image, or return a grey one of its size."""
+    """Read an image, or return a gray one of its size."""
     image = load_image(path)
-    return Image.new("RGB", image.size, _GREY) if blank else image
+    return Image.new("RGB", image.size, _GRAY) if blank else image
 
 
 def _random_cycle(items: list[str], seed: int) -> dict[str, str]:

@@ -215,7 +215,11 @@ def find_image_root(images: Path | None, default: Path) -> Path:
 
 
 def join_sentences(texts: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Join stripped sentences by single spaces; return the text and their character ranges in it."""
+    """Join stripped sentences by single spaces; return the text and their character ranges in it.
+
+    >>> join_sentences(["A man. ", "He waves."])
+    ('A man. He waves.', [(0, 6), (7, 16)])
+    """
     stripped = [text.strip() for text in texts]
     ranges, start = [], 0
     for text in stripped:

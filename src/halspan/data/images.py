@@ -26,7 +26,7 @@ _BACKGROUND = "white"  # as in most viewers, behind a transparent figure
 def load_image(path: Path) -> Image.Image:
     """Read an image as 8-bit RGB, upright.
 
-    Palettes, grey, CMYK and 16-bit grey are converted. 16-bit values keep their high byte, as in Pillow's own
+    Palettes, gray, CMYK and 16-bit gray are converted. 16-bit values keep their high byte, as in Pillow's own
     conversion of color; `convert` alone may clip them to white. Transparency is laid over white, and EXIF orientation
     is applied. Of a multi-picture JPEG (a photo with previews) the photo is read.
 

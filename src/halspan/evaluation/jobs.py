@@ -32,7 +32,7 @@ class Job:
     Attributes:
         corpus: Corpus of the captions.
         captions: Captions to score.
-        blank: Whether every image is replaced by a grey one of its size.
+        blank: Whether every image is replaced by a gray one of its size.
     """
 
     corpus: Corpus
@@ -99,7 +99,7 @@ def score_jobs(
         taxonomy: Its types, which may differ from those of the corpus.
         captions_per_row: Largest number of captions of one image that are scored together.
         batch_tokens: Largest number of tokens in a forward pass, padding and images included.
-        blank_images: Whether the detector was trained with grey images, and gets grey ones.
+        blank_images: Whether the detector was trained with gray images, and gets gray ones.
     """
     scores, costs = {}, {}
     for key, job in jobs.items():

@@ -43,7 +43,7 @@ def judge(
         folder: where everything goes.
         seed: of the bootstrap.
         tuned: what each member was tuned to; None tunes the one there is on `val`.
-        baselines: what stands beside it.
+        baselines: Figures of the baselines.
         not_exchanged: by direction, why images could not be exchanged.
         taken: what training took from the parts.
 

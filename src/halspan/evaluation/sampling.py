@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True))
 class JudgeSpec:
-    """How much is judged.
+    """The number of captions that are judged.
 
     Attributes:
         captions: Most captions of each part that are judged, `val` included; None judges all of them.

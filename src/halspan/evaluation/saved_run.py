@@ -92,7 +92,7 @@ def check_inside(folder: Path) -> None:
 
 
 def check_results(folder: Path) -> None:
-    """Require that results stay in a folder that a command chose by itself, beside what may be somebody else's.
+    """Require that results stay in a folder that a command chose by itself, beside what may belong to others.
 
     Raises:
         ConfigError: The folder is a link, or `check_inside` refuses it.

@@ -1,12 +1,15 @@
 """The model card of a detector: its description, figures, limits and use."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
+
 from halspan.core.errors import ModelError
 from halspan.core.files import write_text
+from halspan.core.text.printable import printable
 from halspan.models.folder.record import DetectorRecord
 
 CARD = "README.md"
@@ -32,6 +35,17 @@ _FIGURES = {
     "span.typed_char_f1": "character F1 with the right type",
 }
 
+_METRIC_IDS = {
+    "sentence.auroc.macro": "roc_auc",
+    "sentence.auprc": "average_precision",
+    "sentence.f1": "f1",
+    "sentence.brier": "brier_score",
+    "sentence.ece": "expected_calibration_error",
+    "span.char.f1": "f1",
+    "span.typed_char_f1": "f1",
+}
+"""The hub's names of these figures."""
+
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Select from `metrics.json` the figures that go with a detector.
@@ -47,7 +61,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_card(folder: Path, record: DetectorRecord) -> None:
     """Write `README.md`, with the front matter that the hub reads."""
-    write_text(folder / CARD, "\n".join([*_front_matter(record), "", *_body(record)]) + "\n")
+    write_text(folder / CARD, str(_card(record)))
 
 
 def check_card(record: DetectorRecord) -> None:
@@ -57,8 +71,8 @@ def check_card(record: DetectorRecord) -> None:
         ModelError: Its figures, origin or check do not have the form of a detector's.
     """
     try:
-        list(_body(record))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        _card(record)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, YAMLError) as error:
         raise ModelError(
             f"{record.name}: figures, origin or check of detector.json are not what a detector has "
             f"({type(error).__name__}: {' '.join(str(error).split())[:100]}); export the detector again"
@@ -78,17 +92,43 @@ def _follow(tree: Any, path: str) -> Any:
     return tree
 
 
-def _front_matter(record: DetectorRecord) -> Iterator[str]:
-    tags = ["hallucination-detection", "image-captioning", "vision-language", record.backbone.model_type]
-    yield "---"
-    yield "library_name: halspan"
-    yield "license: unknown"
-    if record.backbone.commit is not None:
-        yield f"base_model: {json.dumps(record.backbone.name)}"
-        yield f"base_model_relation: {'finetune' if record.kind == 'merged' else 'adapter'}"
-    yield "tags:"
-    yield from (f"- {json.dumps(tag)}" for tag in tags)
-    yield "---"
+def _card(record: DetectorRecord) -> ModelCard:
+    text = "\n".join(_body(record))
+    return ModelCard(f"---\n{_front_matter(record).to_yaml()}\n---\n\n{text}\n")  # reads the front matter again
+
+
+def _front_matter(record: DetectorRecord) -> ModelCardData:
+    backbone = record.backbone
+    is_of_hub = backbone.commit is not None
+    relation = "finetune" if record.kind == "merged" else "adapter"
+    return ModelCardData(
+        base_model=printable(backbone.name) if is_of_hub else None,
+        base_model_relation=relation if is_of_hub else None,
+        library_name="halspan",
+        license="unknown",
+        tags=["hallucination-detection", "image-captioning", "vision-language", printable(backbone.model_type)],
+        model_name=printable(record.name),
+        eval_results=None if backbone.random_weights else list(_results(record)) or None,
+    )
+
+
+def _results(record: DetectorRecord) -> Iterator[EvalResult]:
+    """Yield the figures of the test parts in the form of the hub's `model-index`."""
+    source = record.origin.get("Data") or {}
+    reader = printable(str(source.get("reader", "unknown")))
+    for part in ("test_seen", "test_heldout"):
+        for path, value in record.figures.get(part, {}).get("figures", {}).items():
+            if value is not None:
+                yield EvalResult(
+                    task_type="image-text-to-text",
+                    task_name="Hallucination detection in image captions",
+                    dataset_type=reader,
+                    dataset_name=printable(str(source.get("path", reader))),
+                    dataset_split=part,
+                    metric_type=_METRIC_IDS[path],
+                    metric_name=_FIGURES[path],
+                    metric_value=round(float(value), 6),
+                )
 
 
 def _body(record: DetectorRecord) -> Iterator[str]:
@@ -196,5 +236,5 @@ def _words(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Escape text from data, so that it is not read as Markdown."""
-    return "".join(f"\\{character}" if character in "\\`*_[]<>#|" else character for character in str(value))
+    """Escape text from data, so that it is neither read as Markdown nor steers a terminal."""
+    return "".join(f"\\{character}" if character in "\\`*_[]<>#|" else character for character in printable(str(value)))

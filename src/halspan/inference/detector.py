@@ -39,7 +39,7 @@ _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", torch.float32: "float32
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Facts about a detector beside its weights.
+    """Facts about a detector besides its weights.
 
     Attributes:
         name: what it is called.
@@ -117,7 +117,7 @@ class Detector:
                 do.
         """
         if dtype is not None and not (isinstance(dtype, str | torch.dtype) and dtype in _DTYPES):
-            raise ModelError(f"dtype: {dtype!r} is not possible; one of float32, bfloat16")
+            raise ModelError(f"dtype: must be float32 or bfloat16, got {dtype!r}")
         where = find_device(device)
         folder, blobs = Path(folder_or_hub_id), None
         if not folder.exists():

@@ -75,7 +75,7 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The detector's judgement of a text and its image.
+    """The detector's judgment of a text and its image.
 
     Attributes:
         text: The text.
@@ -96,6 +96,10 @@ class Prediction:
         Args:
             prediction: Prediction about a caption.
             threshold: Lowest probability at which a sentence is called incorrect.
+
+        >>> caption = core.Caption("a", "a.png", "llava", "image_to_text", "A cat.", (core.Sentence(0, 6),))
+        >>> Prediction.of(core.Prediction(caption, (core.SentenceScore(0.9),)), threshold=0.5).sentences
+        (Sentence(start=0, end=6, text='A cat.', p_incorrect=0.9, is_incorrect=True),)
         """
         text = prediction.caption.text
         sentences, unscored = [], []
@@ -111,7 +115,11 @@ class Prediction:
         return cls(text, tuple(sentences), tuple(spans), tuple(unscored))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object; its `schema` is the version of the layout."""
+        """Return a JSON object; its `schema` is the version of the layout.
+
+        >>> Prediction("A cat.", (), (Span(2, 5, "Object", 0.8, "cat"),), ()).to_dict()["spans"]
+        [{'start': 2, 'end': 5, 'type': 'Object', 'score': 0.8, 'text': 'cat'}]
+        """
         return {
             "schema": SCHEMA,
             "text": self.text,

@@ -44,7 +44,7 @@ class Scorer:
 
     @property
     def scoring(self) -> ScoringRecord:
-        """How it scores, to be kept with what was measured so."""
+        """Return how it scores, to be stored with the figures that are measured so."""
         return ScoringRecord(dtype=self.spec.dtype, window="overlapping")
 
     def score_images(

@@ -79,9 +79,9 @@ def tune(scores: Sequence[CaptionScores], taxonomy: Sequence[str]) -> Tuned:
         scores: Scores of the validation part.
         taxonomy: Types of the detector.
     """
-    logits, incorrect = _labelled_sentences(scores)
+    logits, incorrect = _labeled_sentences(scores)
     temperature = fit_temperature(logits, incorrect, what="sentences")
-    token_temperature = fit_temperature(*_labelled_tokens(scores), what="tokens")
+    token_temperature = fit_temperature(*_labeled_tokens(scores), what="tokens")
     threshold = best_f1_threshold(sigmoid(logits / temperature), incorrect)
     tuned = Tuned(
         temperature=temperature,
@@ -105,6 +105,10 @@ def fit_temperature(logits: Float[ndarray, "item"], positive: Bool[ndarray, "ite
 
     Returns:
         The temperature, 0.05 to 1000; 1 if there is only one class, which does not determine it.
+
+    >>> overconfident = np.array([8.0, 8.0, 8.0, -8.0] * 50)
+    >>> fit_temperature(overconfident, np.array([True, True, False, False] * 50), what="sentences") > 2
+    True
     """
     if positive.all() or not positive.any():
         logger.warning("the validation part has one class of %s only: their temperature stays 1", what)
@@ -179,21 +183,29 @@ def tune_decoding(scores: Sequence[CaptionScores], tuned: Tuned, taxonomy: Seque
 
 
 def sigmoid(logits: Float[ndarray, "..."] | float) -> Float[ndarray, "..."]:
-    """Turn logits into probabilities."""
+    """Turn logits into probabilities.
+
+    >>> sigmoid(np.array([0.0, 2.0])).round(2).tolist()
+    [0.5, 0.88]
+    """
     with np.errstate(over="ignore"):  # exp overflows to infinity, which gives the right probability, 0
         probabilities: ndarray = 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
     return probabilities
 
 
 def logits_of(probabilities: Float[ndarray, "..."] | float) -> Float[ndarray, "..."]:
-    """Turn probabilities into logits; those of 0 and 1 are cut at 50 nats."""
+    """Turn probabilities into logits; those of 0 and 1 are cut at 50 nats.
+
+    >>> logits_of(np.array([0.5, 1.0])).tolist()
+    [0.0, 50.0]
+    """
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities) - np.log1p(-np.asarray(probabilities, dtype=np.float64))
     clipped: ndarray = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     return clipped
 
 
-def _labelled_sentences(
+def _labeled_sentences(
     scores: Sequence[CaptionScores],
 ) -> tuple[Float[ndarray, "sentence"], Bool[ndarray, "sentence"]]:
     pairs = [
@@ -206,7 +218,7 @@ def _labelled_sentences(
     return np.array(logits, dtype=np.float64), np.array(incorrect, dtype=np.bool_)
 
 
-def _labelled_tokens(scores: Sequence[CaptionScores]) -> tuple[Float[ndarray, "token"], Bool[ndarray, "token"]]:
+def _labeled_tokens(scores: Sequence[CaptionScores]) -> tuple[Float[ndarray, "token"], Bool[ndarray, "token"]]:
     logits, hallucinated = [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
     for item in scores:
         is_hallucinated, is_known = token_labels(item.caption, item.offsets)

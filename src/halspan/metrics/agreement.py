@@ -33,6 +33,9 @@ def noise_ceiling(n_incorrect: VoteCounts, n_correct: VoteCounts) -> float | Non
         P(majority correct | p), and tied votes are left out. 1 if no two votes disagree. None with fewer than
         `MIN_SENTENCES` sentences that have two votes or more; if they are unanimous for one class; or if votes vary no
         more than by chance, so that there is no spread of p to fit.
+
+    >>> noise_ceiling(np.array([0, 3] * 50), np.array([3, 0] * 50))
+    1.0
     """
     n_votes = n_incorrect + n_correct
     voted = n_votes >= 2

@@ -1,4 +1,4 @@
-"""The sentences that count in sentence figures: labelled correct or incorrect, and scored."""
+"""The sentences that count in sentence figures: labeled correct or incorrect, and scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from halspan.core.captions import Prediction
 
 @dataclass(frozen=True, slots=True)
 class JudgedSentences:
-    """The sentences that are labelled correct or incorrect, and scored.
+    """The sentences that are labeled correct or incorrect, and scored.
 
     Attributes:
         p_incorrect: The detector's P(incorrect).

@@ -29,17 +29,29 @@ def judged_ranges(spans: Iterable[Span | PredictedSpan], judged: Characters) -> 
 
 
 def count_strict(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start, end and type."""
+    """Count spans of one caption that agree in start, end and type.
+
+    >>> count_strict([(0, 4, "Object")], [(0, 4, "Number")])
+    Counts(shared=0, predicted=1, gold=1)
+    """
     return _with_totals((Counter(gold) & Counter(predicted)).total(), gold, predicted)
 
 
 def count_exact(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that agree in start and end, ignoring types."""
+    """Count spans of one caption that agree in start and end, ignoring types.
+
+    >>> count_exact([(0, 4, "Object")], [(0, 4, "Number")])
+    Counts(shared=1, predicted=1, gold=1)
+    """
     return _with_totals((_untyped(gold) & _untyped(predicted)).total(), gold, predicted)
 
 
 def count_type(gold: Sequence[TypedRange], predicted: Sequence[TypedRange]) -> Counts:
-    """Count spans of one caption that overlap and agree in type."""
+    """Count spans of one caption that overlap and agree in type.
+
+    >>> count_type([(0, 4, "Object")], [(2, 6, "Object")])
+    Counts(shared=1, predicted=1, gold=1)
+    """
     shared = 0
     for name in {kind for _, _, kind in gold}:
         gold_of, predicted_of = ([span[:2] for span in spans if span[2] == name] for spans in (gold, predicted))

@@ -44,7 +44,11 @@ BACKBONES: Mapping[str, str] = {
 
 
 def family_of_generator(name: str) -> str | None:
-    """Return the family of a generator; None for one that is not in the table."""
+    """Return the family of a generator; None for one that is not in the table.
+
+    >>> family_of_generator("gpt4o"), family_of_generator("another")
+    ('gpt', None)
+    """
     return GENERATORS.get(name)
 
 
@@ -63,6 +67,9 @@ def self_preference(by_generator: Mapping[str, float | None], family: str) -> fl
     Returns:
         Ratio, below 1 if the detector is worse on its own family's captions; None if no generator of the family has a
         figure.
+
+    >>> self_preference({"qwen": 0.6, "gpt4o": 0.8, "bard": None}, "qwen").__round__(2)
+    0.86
     """
     own = macro(figure for name, figure in by_generator.items() if family_of_generator(name) == family)
     everything = macro(by_generator.values())

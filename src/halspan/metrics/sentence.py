@@ -69,7 +69,11 @@ def auroc(scores: Scores, labels: Labels) -> float | None:
 
 
 def macro(figures: Iterable[float | None]) -> float | None:
-    """Return the mean of the figures that are not None, each generator counting the same; None if all are None."""
+    """Return the mean of the figures that are not None, each generator counting the same; None if all are None.
+
+    >>> macro([0.9, 0.7, None])
+    0.8
+    """
     known = [figure for figure in figures if figure is not None]
     return float(np.mean(known)) if known else None
 
@@ -80,6 +84,10 @@ def roc_curve(scores: Scores, labels: Labels) -> RocCurve | None:
     Args:
         scores: Higher means more likely incorrect.
         labels: True for incorrect.
+
+    >>> curve = roc_curve(np.array([0.9, 0.6, 0.2]), np.array([True, False, True]))
+    >>> curve.fpr.tolist(), curve.tpr.tolist()
+    ([0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0])
     """
     level, n_at_level, n_hits = _levels(scores, labels)
     if _is_one_class(labels):
@@ -118,6 +126,9 @@ def average_precision(scores: Scores, labels: Labels) -> float | None:
 
     Returns:
         As scikit-learn's `average_precision_score`; None if there is only one class.
+
+    >>> average_precision(np.array([0.9, 0.6, 0.2]), np.array([True, False, False]))
+    1.0
     """
     _, n_at_level, n_hits = _levels(scores, labels)
     if _is_one_class(labels):
@@ -126,13 +137,21 @@ def average_precision(scores: Scores, labels: Labels) -> float | None:
 
 
 def brier(probabilities: Scores, labels: Labels) -> float | None:
-    """Return the mean squared difference of probability and label (1 for incorrect); None without sentences."""
+    """Return the mean squared difference of probability and label (1 for incorrect); None without sentences.
+
+    >>> brier(np.array([0.5, 0.0]), np.array([True, False]))
+    0.125
+    """
     _check_finite(probabilities)
     return float(np.mean((probabilities - labels) ** 2)) if len(labels) else None
 
 
 def accuracy(probabilities: Scores, labels: Labels, *, threshold: float) -> float | None:
-    """Return the share of correctly called sentences, incorrect at or above the threshold; None without sentences."""
+    """Return the share of correctly called sentences, incorrect at or above the threshold; None without sentences.
+
+    >>> accuracy(np.array([0.9, 0.6]), np.array([True, False]), threshold=0.5)
+    0.5
+    """
     _check_finite(probabilities)
     return float(np.mean((probabilities >= threshold) == labels)) if len(labels) else None
 
@@ -142,6 +161,9 @@ def f1(probabilities: Scores, labels: Labels, *, threshold: float) -> float | No
 
     Returns:
         0 to 1, 0 if none is called incorrect; None if no sentence is incorrect.
+
+    >>> f1(np.array([0.9, 0.6, 0.2]), np.array([True, False, True]), threshold=0.5)
+    0.5
     """
     _check_finite(probabilities)
     called = probabilities >= threshold
@@ -159,6 +181,9 @@ def best_f1_threshold(probabilities: Scores, labels: Labels) -> float | None:
     Returns:
         Halfway between two scores, or the lowest score; of equally good ones the nearest to 0.5. None if there is only
         one class.
+
+    >>> best_f1_threshold(np.array([0.9, 0.7, 0.2]), np.array([True, True, False])).__round__(2)
+    0.45
     """
     level, n_at_level, n_hits = _levels(probabilities, labels)
     if _is_one_class(labels):
@@ -178,6 +203,10 @@ def reliability(probabilities: Scores, labels: Labels, *, n_bins: int = 15) -> R
         probabilities: Probabilities of being incorrect.
         labels: True for incorrect.
         n_bins: Largest number of bins, 15 as in Guo et al. 2017 (arXiv 1706.04599), whose bins have equal widths.
+
+    >>> bins = reliability(np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, False, False]), n_bins=2)
+    >>> bins.mean_probability.tolist(), bins.share_incorrect.tolist()
+    ([0.1, 0.9], [0.0, 0.5])
     """
     _check_finite(probabilities)
     n_below = _mean_ranks(probabilities) - 0.5

@@ -1,7 +1,7 @@
 """Coverage of the annotated characters, or tokens, by predicted spans.
 
 Characters are compared as sets, so overlapping, nested and duplicate spans count a character once. Left out on both
-sides are the characters of sentences that are unknown or unlabelled, and of incorrect sentences without a span.
+sides are the characters of sentences that are unknown or unlabeled, and of incorrect sentences without a span.
 Axes: `character`, `token`.
 """
 
@@ -27,6 +27,10 @@ class Counts:
         shared: Number that is predicted and annotated; a partial match of spans counts half.
         predicted: Number that is predicted.
         gold: Number that is annotated.
+
+    >>> counts = Counts(shared=2, predicted=4, gold=2)
+    >>> counts.precision, counts.recall, round(counts.f1, 2)
+    (0.5, 1.0, 0.67)
     """
 
     shared: int | float = 0
@@ -71,6 +75,12 @@ def count_characters(pairs: Iterable[tuple[Caption, Sequence[Ranged]]]) -> Count
 
     Args:
         pairs: Each caption with the spans predicted for it.
+
+    >>> from halspan.core.captions import Span
+    >>> wrong = Sentence(0, 10, "incorrect")
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "A red cat.", (wrong,), (Span(2, 5),))
+    >>> count_characters([(caption, [Span(2, 9)])])
+    Counts(shared=3, predicted=7, gold=3)
     """
     total = Counts()
     for caption, spans in pairs:
@@ -127,7 +137,14 @@ def count_by_type(caption: Caption, predicted: Sequence[PredictedSpan]) -> dict[
 
 
 def iou(caption: Caption, predicted: Sequence[PredictedSpan]) -> float:
-    """Return the intersection over union of predicted and annotated characters; 1 if there are neither."""
+    """Return the intersection over union of predicted and annotated characters; 1 if there are neither.
+
+    >>> from halspan.core.captions import Span
+    >>> wrong = Sentence(0, 10, "incorrect")
+    >>> caption = Caption("1", "a.png", "sd", "text_to_image", "A red cat.", (wrong,), (Span(2, 4),))
+    >>> iou(caption, [PredictedSpan(2, 6, "Object", 0.9)])
+    0.5
+    """
     judged = judged_characters(caption)
     found, gold = cover(predicted, judged), cover(caption.spans, judged)
     n_union = np.count_nonzero(found | gold)
@@ -143,6 +160,10 @@ def count_tokens(*, gold: Tokens, predicted: Tokens, known: Tokens) -> Counts:
         gold: Whether each token is annotated.
         predicted: Whether each token is called hallucinated.
         known: Whether each token counts; the annotation of the others is not known.
+
+    >>> gold, predicted = np.array([True, True, False]), np.array([True, False, True])
+    >>> count_tokens(gold=gold, predicted=predicted, known=np.array([True, True, False]))
+    Counts(shared=1, predicted=1, gold=2)
     """
     return _count(gold & known, predicted & known)
 

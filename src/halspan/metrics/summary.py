@@ -23,7 +23,7 @@ from halspan.metrics.slices import slices
 from halspan.metrics.span import Counts, has_no_span
 from halspan.metrics.span_counts import SpanCounts, count_spans
 
-_NO_SENTENCES = "no sentence is both labelled and scored"
+_NO_SENTENCES = "no sentence is both labeled and scored"
 _ONE_CLASS = "one class only"
 _NONE_INCORRECT = "no sentence is incorrect"
 _NO_GOLD = "no gold spans"

@@ -22,6 +22,11 @@ class SentenceAuroc(Metric):
 
     Args:
         generators: Names of the generators; each sentence refers to one by index.
+
+    >>> auroc_of = SentenceAuroc(["llava"])
+    >>> auroc_of.update(torch.tensor([2.0, -1.0]), torch.tensor([True, False]), torch.tensor([0, 0]))
+    >>> float(auroc_of.compute())
+    1.0
     """
 
     full_state_update = False
@@ -43,7 +48,7 @@ class SentenceAuroc(Metric):
         incorrect: Bool[Tensor, "sentence"],
         generator_index: Int[Tensor, "sentence"],
     ) -> None:
-        """Add sentences that are labelled correct or incorrect."""
+        """Add sentences that are labeled correct or incorrect."""
         # all as floats, because a process without sentences contributes an empty tensor of floats
         self.score.append(score.detach().to(self.dtype))
         self.incorrect.append(incorrect.to(self.dtype))
@@ -87,7 +92,13 @@ class _CountsF1(Metric):
 
 
 class TokenF1(_CountsF1):
-    """F1 of hallucinated tokens; not comparable across tokenizers."""
+    """F1 of hallucinated tokens; not comparable across tokenizers.
+
+    >>> f1, known = TokenF1(), torch.tensor([True, True, True])
+    >>> f1.update(torch.tensor([True, True, False]), torch.tensor([True, False, False]), known)
+    >>> round(float(f1.compute()), 2)
+    0.67
+    """
 
     @override
     def update(

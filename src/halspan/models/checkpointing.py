@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from halspan.core.errors import ModelError
 from halspan.models.backbones.families import Family
@@ -24,6 +23,10 @@ def checkpoint_layers(model: nn.Module) -> None:
     Raises:
         ModelError: The model has no layers that transformers can recompute.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer  # imports much that scoring does without
+
+    from halspan.models.private.transformers import checkpoint_with
+
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ModelError(
@@ -31,8 +34,7 @@ def checkpoint_layers(model: nn.Module) -> None:
             "set it to false"
         )
     for layer in layers:
-        layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        checkpoint_with(layer, partial(checkpoint, use_reentrant=False))
 
 
 def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
-from halspan.models.backbones.components import component_of, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES
+from halspan.models.backbones.components import component_of, plain_model, plain_path
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family
 from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
@@ -25,7 +23,6 @@ from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, collate
 from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
-from halspan.models.lora import add_lora
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
 
@@ -123,6 +120,12 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
         )
 
 
+def _adapt(model: Any, family: Family, lora: LoraSpec) -> Any:
+    from halspan.models.lora import add_lora  # imports peft, and with it bitsandbytes
+
+    return add_lora(model, family, lora)
+
+
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -163,7 +166,7 @@ class SpanDetector(nn.Module):
         paths = (plain_path(name) for name, _ in model.named_parameters())
         self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
         watch(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
-        self.backbone = model if lora is None else add_lora(model, family, lora)
+        self.backbone = model if lora is None else _adapt(model, family, lora)
         run_frozen_towers_without_grad(model, family)
         if gradient_checkpointing:
             checkpoint_layers(model)
@@ -236,8 +239,7 @@ class SpanDetector(nn.Module):
 
         Scores change by rounding. This is for scoring alone: the adapters stay, but training them has no effect.
         """
-        layers = [module for module in self.modules() if isinstance(module, BaseTunerLayer)]
-        if any(not layer.merged for layer in layers):
+        if any(getattr(module, "merged", None) is False for module in self.backbone.modules()):  # of peft's layers
             self.backbone.merge_adapter()
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
@@ -283,4 +285,4 @@ class SpanDetector(nn.Module):
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def _base_model(self) -> Any:
-        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+        return plain_model(self.backbone)

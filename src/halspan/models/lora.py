@@ -8,19 +8,17 @@ from typing import Any
 
 import regex
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora.layer import ParamWrapper, _LoraParameterProxy
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
-from typing_extensions import override
 
 from halspan.core.errors import ModelError
 from halspan.models.backbones.components import plain_path
 from halspan.models.backbones.families import Family
-from halspan.models.backbones.quantize import Dequantize
 from halspan.models.model_spec import EXPERTS, LoraSpec
 from halspan.models.passes import run_one_at_a_time
+from halspan.models.private.peft import cast_inputs_with
 
 _MOST_SECONDS = 5
 
@@ -40,12 +38,10 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         ModelError: A target matches nothing, or is not a regular expression.
     """
     pattern, layers, experts = find_targets(model, family, spec.targets)
-    for path in experts:
-        # peft nests adapters in the order of parameters, but quantized ones by name: make both orders the same
-        owner = model.get_submodule(path.rpartition(".")[0])
-        owner._parameters = dict(sorted(owner._parameters.items()))
-        if is_parametrized(owner):
-            owner.register_forward_pre_hook(_make_removable)
+    if experts:
+        from halspan.models.backbones.experts import prepare_experts
+
+        prepare_experts(model, experts)
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,
@@ -64,8 +60,13 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
         if isinstance(module, ParamWrapper):
             run_one_at_a_time(module)
         elif isinstance(module, BaseTunerLayer):
-            module._cast_input_dtype = _cast_unless_autocast
+            cast_inputs_with(module, _cast_unless_autocast)
     return adapted
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """Return the weights of a backbone's adapters by PEFT's names; they share memory with the model's own."""
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str], list[str]]:
@@ -120,30 +121,6 @@ def _cast_unless_autocast(inputs: Tensor | None, dtype: torch.dtype) -> Tensor |
     if inputs is None or torch.is_autocast_enabled(inputs.device.type):
         return inputs
     return inputs.to(dtype)
-
-
-class _Removable(_LoraParameterProxy):  # type: ignore[misc]  # peft is untyped
-    """An adapter on quantized weights that peft can take off again after the forward pass.
-
-    peft 0.21 adds adapters as one class, but looks for another class to remove them. On weights with a parametrization
-    of their own, adapters would therefore pile up.
-    """
-
-    def __init__(self, adapter: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self._adapter = adapter
-
-    @override
-    def forward(self, weight: Tensor) -> Tensor:
-        adapted: Tensor = self._adapter(weight)
-        return adapted
-
-
-def _make_removable(owner: Any, _inputs: Any) -> None:
-    for steps in owner.parametrizations.values():
-        for place, step in enumerate(steps):
-            if not isinstance(step, Dequantize | _LoraParameterProxy):
-                steps[place] = _Removable(step)
 
 
 def _match(pattern: str, target: str, paths: Sequence[str]) -> list[str]:

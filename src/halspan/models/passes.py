@@ -47,7 +47,7 @@ PARAMETRIZING = RLock()
 
 
 def watch(decoder: nn.Module) -> None:
-    """Let a text decoder take its masks from the current pass, and store its states there."""
+    """Make a text decoder take its masks from the current pass, and store its states there."""
     decoder.register_forward_pre_hook(_give_masks, with_kwargs=True)
     decoder.register_forward_hook(_keep_states)
 
@@ -70,12 +70,12 @@ def current_pass(masks: Mapping[str, Tensor], *, ends_early: bool = False) -> It
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Let a module run `forward(module, ...)`, which calls `type(module).forward`; a copy runs its own."""
+    """Make a module run `forward(module, ...)`, which calls `type(module).forward`; a copy runs its own."""
     module.forward = partial(forward, module)
 
 
 def run_one_at_a_time(module: nn.Module) -> None:
-    """Let only one thread at a time into a module whose weights change during a pass."""
+    """Admit only one thread at a time to a module whose weights change during a pass."""
     replace_forward(module, _run_alone)
 
 

@@ -18,7 +18,7 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "missed": ("sentence missed", "an incorrect sentence scores below the threshold"),
     "false": ("sentence falsely flagged", "a correct sentence scores at or above the threshold"),
     "right": ("all sentences right", "at least one sentence is judged, and none is missed or falsely flagged"),
-    "unjudged": ("no sentence judged", "no sentence is both labelled correct or incorrect and scored"),
+    "unjudged": ("no sentence judged", "no sentence is both labeled correct or incorrect and scored"),
     "words_missed": ("words missed", "of an annotated span no character is predicted, as any type"),
     "words_false": ("words falsely marked", "of a predicted span no character is annotated"),
     "words_type": ("wrong type", "a predicted span touches annotated ones of known types, none of which is its own"),
@@ -26,7 +26,7 @@ OUTCOMES: dict[str, tuple[str, str]] = {
 }
 """Filters of captions, with their definitions; several may apply to one caption.
 
-Characters count as in the span figures: those of sentences without a judgement, and of incorrect ones without an
+Characters count as in the span figures: those of sentences without a judgment, and of incorrect ones without an
 annotated span, are left out on both sides.
 """
 THUMBNAIL = 256  # pixels
@@ -204,7 +204,7 @@ def _rows(prediction: Prediction, types: Sequence[str], threshold: float) -> Ite
         marked = {span.type for span in caption.spans_in(sentence)}
         row: dict[str, Any] = {
             "segments": segments(caption, prediction.spans, sentence.start, sentence.end, types),
-            "label": sentence.label or "unlabelled",
+            "label": sentence.label or "unlabeled",
             "p": score.p_incorrect,
             "unscored": score.unscored,
             "types": [types.index(name) for name in sentence.types if name not in marked],

@@ -16,7 +16,7 @@ With n sentences of each class, AUROC at chance has a standard error of sqrt((2 
 and an interval by resampling is too short: where few sentences happen to be ranked without an error, it has no width.
 """
 _CHANCE = 0.5
-_OPEN = "whether it looks at the image is open"
+_OPEN = "whether it looks at the image remains open"
 _WITHOUT = "without_train_texts"
 
 
@@ -55,7 +55,7 @@ def read_headline(metrics: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def read_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Say what parts are not whole: samples, captions left out, and what the figures are without texts of train."""
+    """List what is missing from parts: captions not sampled or left out, and figures without texts of train."""
     return [
         note
         for part in part_names(metrics)
@@ -112,8 +112,8 @@ def _why_open(metrics: Mapping[str, Any], detector: Figure) -> str:
     images = look_up(metrics, part, "n", "images") or 0
     if min(incorrect, correct, images) < FEWEST:
         return (
-            f"that is of {incorrect:,} incorrect and {correct:,} correct sentences on {images:,} images, and fewer "
-            f"than {FEWEST} of any of these say too little"
+            f"it rests on {incorrect:,} incorrect and {correct:,} correct sentences of {images:,} images, and fewer "
+            f"than {FEWEST} of any of these are too few"
         )
     if detector.interval is None:
         return f"its interval is not known ({find_reason(metrics, part, 'ci95', 'sentence', 'auroc', 'macro')})"

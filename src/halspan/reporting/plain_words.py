@@ -18,14 +18,14 @@ def explain_figures(metrics: Mapping[str, Any], part: str) -> list[str]:
     sentences = []
     if auroc is not None:
         sentences.append(
-            f"Given a wrong and a right sentence of one generator, the detector finds the wrong one more suspicious in "
-            f"{_share(auroc)} of cases (AUROC {auroc:.3f}); guessing would in 50 %."
+            f"Given an incorrect and a correct sentence of the same generator, the detector gives the incorrect one "
+            f"the higher score in {_share(auroc)} of cases (AUROC {auroc:.3f}); guessing does so in 50 %."
         )
     if None not in rates:
         precision, recall, f1 = rates
         sentences.append(
-            f"Of the text that it marks as hallucinated {_share(precision)} is, and of the text that is hallucinated "
-            f"it marks {_share(recall)} (character F1 {f1:.3f} is one figure for both: 1 is perfect, 0 useless)."
+            f"Of the text that it marks, {_share(precision)} is hallucinated; of the hallucinated text, it marks "
+            f"{_share(recall)} (character F1 {f1:.3f} combines the two: 1 is perfect, 0 is useless)."
         )
     return sentences
 

@@ -39,7 +39,7 @@ def memory_table(plan: Plan) -> WholeTable:
         "activations that are kept": (plan.activations.kept, plan.activations.kept),
         "activations of the heads": (plan.activations.heads, plan.activations.heads),
         "gradients of one layer's activations": (plan.activations.gradients, plan.activations.gradients),
-        "4-bit weights while dequantized": (plan.dequantised, plan.naive_dequantised),
+        "4-bit weights while dequantized": (plan.dequantized, plan.naive_dequantized),
     }
     for name, (here, naive) in rows.items():
         table.add_row(name, gib(here), gib(naive))

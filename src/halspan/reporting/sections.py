@@ -13,14 +13,14 @@ COUNTS = {
     "images": "images",
     "sentences": "sentences",
     "incorrect": "incorrect sentences",
-    "unknown": "sentences without a judgement",
+    "unknown": "sentences without a judgment",
     "unscored": "sentences without a score",
     "spans": "annotated spans",
     "no_span": "incorrect sentences without a span",
     "captions_in_train": "captions that occur in train",
     "sentences_in_train": "sentences that occur in train",
     "left_out": "captions left out for training",
-    "sampled_from": "captions that these were chosen from",
+    "sampled_from": "captions that they were sampled from",
 }
 _RATES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 _MATCHES = {

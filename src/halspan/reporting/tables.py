@@ -63,5 +63,5 @@ def _main_figures(figures: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _counts(n: Mapping[str, int]) -> tuple[str, str]:
-    n_labelled = n["sentences"] - n["unknown"]
-    return f"{n['captions']:,}", f"{n['incorrect'] / n_labelled:.0%}" if n_labelled else "-"
+    n_labeled = n["sentences"] - n["unknown"]
+    return f"{n['captions']:,}", f"{n['incorrect'] / n_labeled:.0%}" if n_labeled else "-"

@@ -1,4 +1,4 @@
-"""A small corpus of plain pictures and true and false statements about their colours."""
+"""A small corpus of plain pictures and true and false statements about their colors."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "white": (240, 240, 240)}
+COLORS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "white": (240, 240, 240)}
 GENERATORS = {"anna": "image_to_text", "ben": "image_to_text", "cleo": "image_to_text", "paint": "text_to_image"}
 TYPES = ("Attribute", "Object")
 
@@ -18,26 +18,26 @@ def write_corpus(folder: Path, *, n_images: int = 12, seed: int = 0) -> Path:
     (folder / "images").mkdir(parents=True)
     records = []
     for number in range(n_images):
-        colour = source.choice(list(COLOURS))
+        color = source.choice(list(COLORS))
         # one pixel differs, so that no two pictures have the same content
-        picture = Image.new("RGB", (32, 32), COLOURS[colour])
+        picture = Image.new("RGB", (32, 32), COLORS[color])
         picture.putpixel((0, 0), (number, 0, 0))
         picture.save(folder / "images" / f"{number}.png")
         names = ["paint"] if number % 4 == 3 else ["anna", "ben", "cleo"]
-        records += [_record(name, number, colour, source) for name in names]
+        records += [_record(name, number, color, source) for name in names]
     file = folder / "captions.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return file
 
 
-def _record(generator: str, number: int, colour: str, source: random.Random) -> dict[str, Any]:
-    """Say three things of a picture: one that nobody judged, and of the other two one is wrong."""
+def _record(generator: str, number: int, color: str, source: random.Random) -> dict[str, Any]:
+    """Make a caption of three sentences: the first is not judged, and one of the other two is wrong."""
     text = "Look."
     sentences: list[dict[str, Any]] = [{"start": 0, "end": 5, "label": "unknown"}]
     spans = []
     is_wrong = source.random() < 0.5
     for wrong in (is_wrong, not is_wrong):
-        word = source.choice([name for name in COLOURS if name != colour]) if wrong else colour
+        word = source.choice([name for name in COLORS if name != color]) if wrong else color
         start = len(text) + 1
         text += f" The field is {word}."
         sentences.append({"start": start, "end": len(text), "label": "incorrect" if wrong else "correct"})

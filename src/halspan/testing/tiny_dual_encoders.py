@@ -26,7 +26,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from halspan.testing.tiny_models import byte_tokenizer
 
-WINDOW = 32  # tokens of text: bytes, and what stands around them
+WINDOW = 32  # tokens of text: bytes, and the marks around them
 
 _SIZE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 _EDGE = 32  # pixels
@@ -36,7 +36,7 @@ Parts = tuple[Any, Any]
 
 
 def _mark(tokenizer: PreTrainedTokenizerFast, *, start: str | None, end: str) -> PreTrainedTokenizerFast:
-    """Let a tokenizer mark where a text ends, and where it starts."""
+    """Make a tokenizer mark where a text ends, and where it starts."""
     marks = {"eos_token": end} | ({} if start is None else {"bos_token": start})
     tokenizer.add_special_tokens(marks)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

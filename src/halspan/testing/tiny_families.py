@@ -257,7 +257,7 @@ PROMPTS: Mapping[str, str] = {
     "paligemma": "<image>What?",
     "mllama": "<|image|>What?",
 }
-"""What stands before the captions, for each family."""
+"""The prompt before the captions, for each family."""
 
 _ZERO_AT_FIRST = ("attn_gate", "mlp_gate", "gate_attn", "gate_ffn", ".gate", "mm_input_projection_weight")
 

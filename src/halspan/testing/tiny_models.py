@@ -101,7 +101,7 @@ def spec_maker(backbone: str, prompt: str) -> MakeSpec:
 
 
 def make_image(seed: int = 0, *, width: int = 120, height: int = 90) -> Image.Image:
-    """Make an image of coloured noise, coarse enough to survive scaling."""
+    """Make an image of colored noise, coarse enough to survive scaling."""
     blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 

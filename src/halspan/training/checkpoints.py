@@ -22,7 +22,7 @@ from halspan.training.rundir import RunDirectory
 
 logger = logging.getLogger(__name__)
 
-_COUNTS: dict[str, TypeAdapter[Any]] = {  # what a checkpoint may say of itself, beside its weights
+_COUNTS: dict[str, TypeAdapter[Any]] = {  # what a checkpoint may hold besides weights
     "global_step": TypeAdapter(NonNegativeInt | None),
     "total_steps": TypeAdapter(NonNegativeInt | None),
     "trained": TypeAdapter(dict[str, NonNegativeInt] | None),
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: is not a checkpoint that can be read ({problem}); restore it") from None
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
-        raise ModelError(f"{path}: has no state_dict of plain tensors, so it is no checkpoint of a run; restore it")
+        raise ModelError(f"{path}: has no state_dict of plain tensors, so it is not a checkpoint of a run; restore it")
     for key, shape in _COUNTS.items():
         try:
             shape.validate_python(checkpoint.get(key), strict=True)
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(weight: Any) -> bool:
-    """Say whether something is a tensor with all of its numbers; others cannot be copied into a model."""
+    """Return whether something is a tensor with all of its numbers; others cannot be copied into a model."""
     is_dense = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
     return is_dense and not weight.is_complex() and not weight.is_quantized
 
@@ -120,7 +120,7 @@ class Checkpoints(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let a signal wait for the end of a step; needed here as Lightning replaces our SIGTERM handler."""
+        """Make a signal wait for the end of a step; needed here because Lightning replaces our SIGTERM handler."""
         self._signals.wait()
 
     @override

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,10 +13,8 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
-from typing_extensions import override
 
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
@@ -28,6 +25,7 @@ from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
 from halspan.training.module import DetectorModule, load_trained
+from halspan.training.private_lightning import StepBar
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
 
@@ -141,18 +139,6 @@ def _signals_raised() -> Iterator[Signals]:
                 raise
         if signals.number is not None:
             signals.end()
-
-
-class StepBar(RichProgressBar):
-    """A progress bar over the optimizer steps of the whole run."""
-
-    @override
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-    @override
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"{'Training':{len(self.validation_description)}}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from halspan.training.checkpoints import read_checkpoint
 from halspan.training.datamodule import RowData
 from halspan.training.ends import is_memory_short
 from halspan.training.optimizer import build_optimizer
+from halspan.training.private_lightning import count_steps_as
 from halspan.training.run_spec import OptimizerSpec
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Let curves count the steps that were taken; Lightning forgets one where a finished run is made longer."""
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+        """Make curves count the steps taken; Lightning loses one when a finished run is extended."""
+        count_steps_as(self.trainer, self.trainer.global_step)
 
     @override
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
@@ -107,7 +108,7 @@ class DetectorModule(pl.LightningModule):
         """Add the loss terms of this device's share, and the scores of its sentences and tokens."""
         for part in batch:
             logits, targets = self.detector(part), _targets(part)
-            self._val_auroc.update(*_labelled_sentences(logits.sentence, part, self._val_auroc.generators))
+            self._val_auroc.update(*_labeled_sentences(logits.sentence, part, self._val_auroc.generators))
             self._val_token_f1.update(targets.token > 0, logits.token > 0, targets.token_mask)
             terms = loss_terms(logits, targets, self._loss_weights)
             self._val_sums += torch.stack([torch.stack([term.total, term.count]) for term in terms.values()])
@@ -285,9 +286,9 @@ def _check_trained(detector: SpanDetector, checkpoint: Mapping[str, Any]) -> Non
         )
 
 
-def _labelled_sentences(
+def _labeled_sentences(
     logits: Float[Tensor, "sentence"], batch: Batch, generators: Sequence[str]
-) -> tuple[Float[Tensor, "labelled"], Bool[Tensor, "labelled"], Int[Tensor, "labelled"]]:
+) -> tuple[Float[Tensor, "labeled"], Bool[Tensor, "labeled"], Int[Tensor, "labeled"]]:
     """Return logit, label and number of the generator of each scored sentence that is correct or incorrect."""
     rows = [
         (reason is None and sentence.label in ("correct", "incorrect"), sentence.label == "incorrect", generator)

@@ -155,8 +155,8 @@ class RunSpec:
         resume: continue from `last.ckpt`.
         overwrite: start again where there is a run already.
         plan: say what memory the run needs, and do nothing else.
-        blank_images: control: every image, in training and judging, is replaced by a grey one of its size.
-        objective: dotted path into `metrics.json`, what an optimising sweep gets to see.
+        blank_images: control: every image, in training and judging, is replaced by a gray one of its size.
+        objective: Dotted path into `metrics.json` of the figure for an optimizing sweep.
         data: a reader with `load()`.
         model: the detector's spec.
         split: with `apply(corpus)`.

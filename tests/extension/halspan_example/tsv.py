@@ -40,7 +40,7 @@ class Tsv:
 
     @classmethod
     def recognizes(cls, sample: Sample) -> bool:
-        """Say whether the file begins with the headings."""
+        """Return whether the file begins with the headings."""
         return sample.head.startswith("\t".join(_COLUMNS).encode())
 
     @classmethod

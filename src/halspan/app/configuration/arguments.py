@@ -29,7 +29,7 @@ def add_overrides(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
 
 
 def add_conf_folders(arguments: Sequence[str]) -> list[str]:
-    """Let hydra find the configuration groups of installed packages.
+    """Make hydra find the configuration groups of installed packages.
 
     Raises:
         ConfigError: A package registers a folder of groups that does not exist.

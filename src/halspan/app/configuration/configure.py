@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halspan.app.configuration import specs
-from halspan.core.errors import ConfigError
+from halspan.core.errors import ConfigError, first_lines
 
 
 def build(config: DictConfig, key: str = "") -> Any:
@@ -23,7 +23,7 @@ def build(config: DictConfig, key: str = "") -> Any:
     try:
         values = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or key}: {first_line(error)}") from error
+        raise ConfigError(f"{error.full_key or key}: {first_lines(error)}") from error
     return specs.build(values, key)
 
 
@@ -35,11 +35,6 @@ def require_values(config: DictConfig, key: str = "") -> None:
     """
     for missing in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"{_join(key, missing)}: missing; give it: {_join(key, missing)}=...")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first lines of an error's message as one line."""
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
 
 
 def _join(*parts: str) -> str:

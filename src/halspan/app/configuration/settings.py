@@ -28,7 +28,7 @@ def read_settings(file: Path) -> dict[str, Any]:
         Its values. Text stays text, even where it looks like a number or a date.
 
     Raises:
-        ConfigError: it cannot be read, is not a YAML mapping, or holds something else than values: interpolations,
+        ConfigError: it cannot be read, is not a YAML mapping, or holds more than values: interpolations,
             anchors, aliases, merge keys, tags, a key twice; names the file and what is wrong.
     """
     try:
@@ -88,7 +88,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_scalar(text: str, tag: str, line: int) -> None:
-    """Refuse keys that copy other mappings, and numbers that take for ever to read or cannot be shown."""
+    """Refuse keys that copy other mappings, and numbers that are too long to read or show."""
     if tag in _COPIES:
         raise ConfigError(f"line {line}: {text!r} copies values from elsewhere, which is not possible")
     if tag != _TEXT and len(text) > MOST_DIGITS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from halspan.app.configuration import former_names
 from halspan.core.checks import show, suggest
 from halspan.core.errors import ConfigError, HalspanError
 from halspan.data.readers.registry import READERS
@@ -44,16 +45,6 @@ SPECS: dict[str, Loaders] = {
 }
 """Classes allowed under each key of a configuration, except readers; the empty key is its root."""
 
-FORMER = {
-    "halspan.training.spec.": "halspan.training.run_spec.",
-    "halspan.models.spec.": "halspan.models.model_spec.",
-    "halspan.data.split.Split": "halspan.data.split.parts.Split",
-    "halspan.data.jsonl.": "halspan.data.readers.jsonl.",
-    "halspan.data.alignbench.": "halspan.data.readers.alignbench.",
-    "halspan.data.chocolate.": "halspan.data.readers.chocolate.",
-}
-"""Present prefixes of names in configurations, by those of earlier versions."""
-
 _JUDGES_ALL = {"judge": {_TARGET: "halspan.evaluation.sampling.JudgeSpec", "captions": None}}
 _ADDED: dict[str, dict[str, Any]] = {
     "halspan.models.spec.ModelSpec": {"token_head": {"name": "comparing"}, "sentence_head": {"name": "pooling"}},
@@ -89,7 +80,7 @@ def modernize(node: Any) -> Any:
     name = node.get(_TARGET)
     if not isinstance(name, str):
         return node
-    node[_TARGET] = next((now + name[len(old) :] for old, now in FORMER.items() if name.startswith(old)), name)
+    node[_TARGET] = former_names.find_spec(name)
     kept = {key: value for key, value in node.items() if key not in _DROPPED.get(name, ())}
     return _ADDED.get(name, {}) | kept
 
@@ -127,6 +118,8 @@ def _check_name(place: str, value: Any) -> None:
     if name.startswith("_") and name.endswith("_") and len(name) > 1:
         options = ", ".join(find_specs(owner)) if name == _TARGET else ""
         if value not in options.split(", "):
+            if isinstance(value, str) and (now := former_names.find_spec(value)) in options.split(", "):
+                raise ConfigError(f"{place}: {value} is called {now} now")
             remedy = f"possible: {options}" if options else "a configuration holds values only: remove it"
             raise ConfigError(f"{place}: {show(value)} is not possible; {remedy}")
     elif find_specs(place) and not (isinstance(value, Mapping) and _TARGET in value):
@@ -162,6 +155,9 @@ def _build(node: Any, key: str) -> Any:
 
 def _explain(error: ValidationError, spec: type, key: str) -> str:
     """Explain what is wrong with a node, from its constructor's error."""
+    for unknown in (of for of in error.errors() if of["type"] == "unexpected_keyword_argument"):
+        if (answer := former_names.explain(_join(key, str(unknown["loc"][0])))) is not None:
+            return answer  # before the key that is missing in its place
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     full = _join(key, name)
@@ -172,7 +168,8 @@ def _explain(error: ValidationError, spec: type, key: str) -> str:
         return f"{full}: missing; give it: +{full}=..."
     if first["type"] == "value_error":
         return f"{full}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{full}: {first['input']!r} is not possible; possible: {first['msg'].removeprefix('Input should be ')}"
+    expected = first["msg"].removeprefix("Input should be ").partition(", unable to")[0]
+    return f"{full}: must be {expected}, got {first['input']!r}"
 
 
 def _join(*parts: str) -> str:

@@ -21,6 +21,9 @@ def cluster_edges(text: str) -> Int[ndarray, "edge"]:
 
     Returns:
         Positions in order, including 0 and the length of the text.
+
+    >>> cluster_edges("e\u0301!").tolist()  # a letter with its accent, and a mark
+    [0, 2, 3]
     """
     if text.isascii():  # only a line break of two characters combines, and whitespace is not ink
         return np.arange(len(text) + 1)
@@ -39,5 +42,9 @@ def find_words(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def cuts_word(text: str, position: int) -> bool:
-    """Return whether a position is inside a word, or between a letter and its marks."""
+    """Return whether a position is inside a word, or between a letter and its marks.
+
+    >>> cuts_word("a horse", 4), cuts_word("a horse", 2)
+    (True, False)
+    """
     return _GOES_ON.match(text, position) is not None

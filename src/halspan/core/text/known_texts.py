@@ -78,7 +78,11 @@ class KnownTexts:
 
 
 def hash_text(text: str) -> str:
-    """Return the first 64 bits of the SHA-256 of a normalized text, in hexadecimal."""
+    """Return the first 64 bits of the SHA-256 of a normalized text, in hexadecimal.
+
+    >>> hash_text("A red door.") == hash_text(" a  RED door.")
+    True
+    """
     return hashlib.sha256(normalize_text(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

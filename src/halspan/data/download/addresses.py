@@ -37,7 +37,11 @@ class Address:
 
 
 def is_address(text: str) -> bool:
-    """Return whether the text is a web address rather than the path of a file."""
+    """Return whether the text is a web address rather than the path of a file.
+
+    >>> is_address("https://images.example/1.jpg"), is_address("images/1.jpg")
+    (True, False)
+    """
     return text.lower().startswith(("http://", "https://"))
 
 
@@ -46,6 +50,9 @@ def parse_address(url: str) -> Address:
 
     Raises:
         ValueError: The text is not a web address; the message says why.
+
+    >>> parse_address("http://images.example/a cat.jpg#top")
+    Address(scheme='http', host='images.example', port=80, target='/a%20cat.jpg')
     """
     parts = urlsplit(url.strip())
     scheme = parts.scheme.lower()
@@ -77,6 +84,9 @@ def is_permitted(ip: str, *, allow_loopback: bool) -> bool:
     Args:
         ip: Address as the resolver returns it.
         allow_loopback: Permit this machine itself, for servers of tests.
+
+    >>> is_permitted("1.1.1.1", allow_loopback=False), is_permitted("192.168.0.1", allow_loopback=False)
+    (True, False)
     """
     address = _plain(ipaddress.ip_address(ip))
     if address.is_loopback:
@@ -92,6 +102,9 @@ def downloaded_file(url: str) -> PurePosixPath:
     The name is a function of the address alone, so a reader needs no list. It consists of the usable characters of the
     address's file name, a digest of the whole address, and its suffix if that is an image's. Two addresses never share
     a file, and every name is short, visible and valid on any file system.
+
+    >>> str(downloaded_file("http://images.example/a cat.jpg"))
+    'downloaded/a_cat-c8c221faa45b993dc516.jpg'
     """
     digest = sha256(url.strip().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     try:

@@ -6,19 +6,22 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from halspan.core.errors import DataError
 from halspan.core.files import replacing
+from halspan.core.text.printable import printable
 from halspan.data.download.addresses import DOWNLOADS, downloaded_file
 from halspan.data.download.host_turns import Turn, Turns
-from halspan.data.download.manifest import Manifest, Outcome, printable
+from halspan.data.download.manifest import Manifest, Outcome
 from halspan.data.download.web import Client, FetchError, Limits
 from halspan.data.images import check_image, content_hash
 
+_TEXT = 300  # characters of a server's words
 THREAD = "halspan download"  # name of the downloading threads
+_MOST_WAIT = 60.0  # seconds that a host may ask for (Retry-After); beyond it, it is left for another run
 _JOIN_SECONDS = 5.0  # time for threads to end; only the system's resolver can delay one longer
 
 
@@ -28,6 +31,7 @@ class Downloader:
 
     A file gets its final name only after it has been decoded to the last pixel, so no file is incomplete. The outcome
     of each address is in `images/downloaded/manifest.jsonl`; an address that is settled there is not requested again.
+    Without the manifest, files that are there are taken over, and everything else is requested again.
 
     Attributes:
         images: Folder that image paths start from.
@@ -37,9 +41,6 @@ class Downloader:
         retries: Number of further tries after a broken connection, a time-out, or status 429 or 5xx.
         back_off_seconds: Pause for a host after its first failure, in seconds; doubled after each further failure, and
             varied at random by half.
-        max_wait_seconds: Longest wait that a host may ask for (Retry-After), in seconds; beyond it, the host is left
-            for another run.
-        retry_dead: Whether to try addresses again that are known to be dead or refused.
         allow_loopback: Whether connections to this machine are allowed, for test servers.
     """
 
@@ -49,8 +50,6 @@ class Downloader:
     per_host: int = 4
     retries: int = 3
     back_off_seconds: float = 1.0
-    max_wait_seconds: float = 60.0
-    retry_dead: bool = False
     allow_loopback: bool = False
 
     def run(self, urls: Iterable[str]) -> Generator[Outcome]:
@@ -68,22 +67,14 @@ class Downloader:
             wanted = []
             for url in dict.fromkeys(urls):
                 outcome = manifest.outcomes.get(url)
-                if outcome is not None and self._is_settled(outcome, manifest):
+                if outcome is not None and manifest.is_settled(outcome):
                     yield outcome
                 else:
                     wanted.append(url)
-            answered = False  # whether any host answered; if not, the network may be down, and no host can be blamed
             with closing(self._fetch_all(wanted)) as outcomes:
                 for outcome in outcomes:
-                    answered = answered or outcome.state == "there" or outcome.status is not None
-                    settled = _given_up(outcome, manifest) if answered else outcome
-                    manifest.add(settled)
-                    yield settled
-
-    def _is_settled(self, outcome: Outcome, manifest: Manifest) -> bool:
-        if outcome.state == "there":
-            return manifest.has_file(outcome)
-        return outcome.state in ("dead", "refused") and not self.retry_dead
+                    manifest.add(outcome)
+                    yield outcome
 
     def _fetch_all(self, urls: list[str]) -> Generator[Outcome]:
         turns = Turns(urls, per_host=self.per_host)
@@ -167,12 +158,12 @@ class _Worker:
             message = str(error).removeprefix(f"image {path}: ")
             reason = message.partition(";")[0].partition(" (")[0]
             said = f" but {type_}" if type_ and not type_.startswith("image/") else ""
-            raise FetchError("refused", reason + said, message) from None
+            raise FetchError("refused", printable(reason + said)[:_TEXT], message) from None
 
     def _seconds_to_wait(self, turn: Turn, error: FetchError) -> float | None:
         """Return the time to wait before the next try, in seconds; None if this was the last try."""
         downloader, asked = self.downloader, error.wait_seconds or 0.0
-        if not error.retry or turn.n_failures >= downloader.retries or asked > downloader.max_wait_seconds:
+        if not error.retry or turn.n_failures >= downloader.retries or asked > _MOST_WAIT:
             return None
         doubled = downloader.back_off_seconds * 2.0**turn.n_failures
         return max(asked, doubled * random.uniform(0.5, 1.5))
@@ -182,15 +173,7 @@ def _outcome_of(url: str, error: FetchError) -> Outcome:
     return Outcome(
         url=url,
         state=error.state,
-        reason=printable(error.reason),
-        detail=printable(error.detail) or None,
+        reason=error.reason,
+        detail=printable(error.detail)[:_TEXT] or None,
         status=error.status,
     )
-
-
-def _given_up(outcome: Outcome, manifest: Manifest) -> Outcome:
-    """Return the outcome as dead if there was no answer in an earlier run either."""
-    known = manifest.outcomes.get(outcome.url)
-    if outcome.state != "unreachable" or known is None or known.state not in ("unreachable", "dead"):
-        return outcome
-    return replace(outcome, state="dead")

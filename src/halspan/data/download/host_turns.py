@@ -1,7 +1,5 @@
 """Turns between hosts: the order of addresses in which no host is asked too often or delays the others."""
 
-import heapq
-import itertools
 import threading
 import time
 from collections import deque
@@ -17,15 +15,13 @@ class Turn:
 
     Attributes:
         url: The address.
+        host: Its host.
         n_failures: Number of failed requests so far.
     """
 
     url: str
+    host: str
     n_failures: int = 0
-    host: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.host = host_of(self.url)
 
 
 @dataclass(slots=True)
@@ -33,7 +29,6 @@ class _Host:
     waiting: deque[Turn] = field(default_factory=deque)
     n_active: int = 0
     not_before: float = 0.0  # seconds on the monotonic clock
-    queued: bool = False
 
 
 class Turns:
@@ -47,41 +42,37 @@ class Turns:
     def __init__(self, urls: Iterable[str], *, per_host: int) -> None:
         self._per_host = per_host
         self._changed = threading.Condition()
-        self._hosts: dict[str, _Host] = {}
-        self._line: list[tuple[float, int, str]] = []  # time at which a host may be asked, its number in line, its name
-        self._numbers = itertools.count()
-        self._n_left = 0
-        for url in urls:
-            turn = Turn(url)
+        self._hosts: dict[str, _Host] = {}  # the one that was asked last is the last
+        turns = [Turn(url, host_of(url)) for url in urls]
+        for turn in turns:
             self._hosts.setdefault(turn.host, _Host()).waiting.append(turn)
-            self._n_left += 1
-        for name in self._hosts:
-            self._queue(name)
+        self._n_left = len(turns)
 
     def take(self) -> Turn | None:
         """Wait for and return the next turn; None when all are settled or `stop` was called."""
         with self._changed:
             while self._n_left:
-                seconds = self._line[0][0] - time.monotonic() if self._line else None
-                if seconds is None or seconds > 0:
-                    self._changed.wait(seconds)
-                elif turn := self._next():
+                if (turn := self._next()) is not None:
                     return turn
+                moments = [host.not_before for host in self._hosts.values() if self._is_free(host)]
+                self._changed.wait(max(0.0, min(moments) - time.monotonic()) if moments else None)
             return None
 
     def settle(self, turn: Turn) -> None:
         """Mark a turn as done."""
         with self._changed:
             self._n_left = max(0, self._n_left - 1)
-            self._give_back(turn)
+            self._hosts[turn.host].n_active -= 1
+            self._changed.notify_all()
 
     def postpone(self, turn: Turn, seconds: float) -> None:
         """Return a turn to the queue, to be taken again later; its host is not asked until then."""
         with self._changed:
             host = self._hosts[turn.host]
             host.not_before = max(host.not_before, time.monotonic() + seconds)
+            host.n_active -= 1
             host.waiting.append(turn)
-            self._give_back(turn)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Stop handing out turns."""
@@ -89,26 +80,14 @@ class Turns:
             self._n_left = 0
             self._changed.notify_all()
 
-    def _give_back(self, turn: Turn) -> None:
-        self._hosts[turn.host].n_active -= 1
-        self._queue(turn.host)
-        self._changed.notify_all()
-
     def _next(self) -> Turn | None:
-        """Return a turn of the first host in line; None if that host asked for a longer wait in the meantime."""
-        name = heapq.heappop(self._line)[2]
-        host = self._hosts[name]
-        host.queued = False
-        turn = None
-        if host.not_before <= time.monotonic():
-            turn = host.waiting.popleft()
-            host.n_active += 1
-        self._queue(name)
-        return turn
+        now = time.monotonic()
+        for name, host in self._hosts.items():
+            if self._is_free(host) and host.not_before <= now:
+                self._hosts[name] = self._hosts.pop(name)
+                host.n_active += 1
+                return host.waiting.popleft()
+        return None
 
-    def _queue(self, name: str) -> None:
-        """Put a host in line, unless it has no turns to hand out or is already in line."""
-        host = self._hosts[name]
-        if host.waiting and not host.queued and host.n_active < self._per_host:
-            host.queued = True
-            heapq.heappush(self._line, (host.not_before, next(self._numbers), name))
+    def _is_free(self, host: _Host) -> bool:
+        return bool(host.waiting) and host.n_active < self._per_host

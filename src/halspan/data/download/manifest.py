@@ -11,13 +11,12 @@ from pydantic import TypeAdapter
 
 from halspan.core.errors import DataError
 from halspan.core.files import open_appending
+from halspan.core.text.printable import printable
 from halspan.data.download.web import State
 
 FILE_NAME = "manifest.jsonl"
 LOCK = ".manifest.lock"
 _MOST_BYTES = 2**30  # of a manifest; a line has a few hundred
-_TEXT = 300  # characters of a server's words
-_SYNC_EVERY = 50  # lines; a power cut costs these, a killed process none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +25,8 @@ class Outcome:
 
     Attributes:
         url: The address.
-        state: "there", "dead" (its server says so, or did not answer in two runs), "refused" (the answer is not
-            acceptable) or "unreachable" (no answer yet).
+        state: "there", "dead" (its server says so), "refused" (the answer is not acceptable) or "unreachable" (no
+            answer yet).
         reason: Reason why it is not there, with the same words for all similar cases.
         detail: Value or event that was seen.
         status: HTTP status, where that is the reason.
@@ -52,7 +51,7 @@ _OUTCOMES = TypeAdapter(Outcome)
 class Manifest:
     """Outcomes by address, in a JSON Lines file that only grows; the last line about an address is valid.
 
-    This is a context manager; all additions are on the disk when it ends.
+    This is a context manager. A line that is lost costs nothing: its file is found again by its name.
 
     Args:
         folder: Folder of the manifest and its files, created if necessary. Incomplete files of a killed process are
@@ -75,8 +74,8 @@ class Manifest:
         for partial in folder.glob(".*.tmp"):
             partial.unlink()
         content = self._read_all()
-        self._unsynced = 0
-        self._needs_newline = bool(content) and not content.endswith(b"\n")  # a process was killed within a line
+        if content and not content.endswith(b"\n"):  # a process was killed within a line
+            self._file.write(b"\n")
         outcomes = (_read(line) for line in content.splitlines())
         self.outcomes = {outcome.url: outcome for outcome in outcomes if outcome is not None}
 
@@ -84,25 +83,19 @@ class Manifest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sync()
         self._file.close()
         self._lock.release()
 
     def add(self, outcome: Outcome) -> None:
         """Write an outcome in one step."""
         record = {key: value for key, value in asdict(outcome).items() if value is not None}
-        line = json.dumps(record, ensure_ascii=True).encode() + b"\n"
-        self._file.write(b"\n" + line if self._needs_newline else line)
-        self._needs_newline = False
+        self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
         self.outcomes[outcome.url] = outcome
-        self._unsynced += 1
-        if self._unsynced >= _SYNC_EVERY:
-            self._sync()
 
-    def has_file(self, outcome: Outcome) -> bool:
-        """Return whether the file of an outcome still exists, with its recorded size."""
+    def is_settled(self, outcome: Outcome) -> bool:
+        """Return whether an address need not be requested: its file exists with its recorded size, or it was denied."""
         if outcome.state != "there" or outcome.file is None:
-            return False
+            return outcome.state in ("dead", "refused")
         path = self.folder / outcome.file
         return path.is_file() and path.stat().st_size == outcome.size
 
@@ -119,15 +112,6 @@ class Manifest:
             self._lock.acquire()
         except Timeout:
             raise DataError(f"{self.folder}: another download is writing to it; wait until it is done") from None
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._unsynced = 0
-
-
-def printable(text: str) -> str:
-    """Return a server's words, shortened and without characters that steer a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[:_TEXT])
 
 
 def _check_folder(folder: Path) -> None:

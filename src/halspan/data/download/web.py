@@ -23,6 +23,7 @@ from halspan.data.download.addresses import Address, is_permitted, parse_address
 
 State = Literal["there", "dead", "refused", "unreachable"]
 
+_MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS: dict[bytes | str, bytes | str] = {
     "Accept": "image/*",
@@ -41,14 +42,12 @@ class Limits:
         connect_seconds: Time-out for each step of a connection, encryption included.
         read_seconds: Time-out for silence of the server.
         total_seconds: Time-out from the first step to the last byte, redirects included.
-        max_redirects: Largest number of redirects in a row.
     """
 
     max_bytes: int = 50 * 2**20
     connect_seconds: float = 10.0
     read_seconds: float = 20.0
     total_seconds: float = 120.0
-    max_redirects: int = 5
 
 
 class FetchError(Exception):
@@ -95,14 +94,15 @@ class Client:
         self.limits = limits
         self.allow_loopback = allow_loopback
         self._tls = httpcore.default_ssl_context()
-        self._backends: set[_CheckedBackend] = set()
+        self._streams: set[_BoundedStream] = set()  # open ones
         self._closed = False
 
     def close(self) -> None:
         """End all downloads at once; waiting threads get a FetchError."""
         self._closed = True
-        for backend in tuple(self._backends):
-            backend.shut_down()
+        for stream in tuple(self._streams):
+            with suppress(OSError):  # closed by its own thread in the meantime
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def fetch(self, url: str, file: BinaryIO) -> str:
         """Write the body of an address to a file.
@@ -118,21 +118,19 @@ class Client:
             FetchError: There is no body, it is too long, or the address leads to a forbidden place.
         """
         deadline = _Deadline(self.limits.total_seconds)
-        for _ in range(self.limits.max_redirects + 1):
+        for _ in range(_MOST_REDIRECTS + 1):
             with ExitStack() as stack, _explained(deadline):
-                response = self._ask(_checked(url), deadline, stack)
+                response = self._ask(parse_address(url), deadline, stack)
                 location = _header(response, "Location")
                 if response.status not in _REDIRECTS or location is None:
                     _check_status(response)
                     self._copy(response, file)
                     return (_header(response, "Content-Type") or "").partition(";")[0].strip().lower()
-            url = _joined(url, location)
-        raise FetchError("refused", "too many redirects", f"more than {self.limits.max_redirects}, the last to {url}")
+                url = urljoin(url, location)
+        raise FetchError("refused", "too many redirects", f"more than {_MOST_REDIRECTS}, the last to {url}")
 
     def _ask(self, address: Address, deadline: "_Deadline", stack: ExitStack) -> httpcore.Response:
-        backend = _CheckedBackend(deadline, self.limits, allow_loopback=self.allow_loopback)
-        self._backends.add(backend)
-        stack.callback(self._backends.discard, backend)
+        backend = _CheckedBackend(deadline, self.limits, self._streams, allow_loopback=self.allow_loopback)
         if self._closed:
             raise FetchError("unreachable", "interrupted")
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -174,11 +172,13 @@ class _Deadline:
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connections to public addresses only; each step has a time-out, and all steps share a deadline."""
 
-    def __init__(self, deadline: _Deadline, limits: Limits, *, allow_loopback: bool) -> None:
+    def __init__(
+        self, deadline: _Deadline, limits: Limits, streams: "set[_BoundedStream]", *, allow_loopback: bool
+    ) -> None:
         self._deadline = deadline
         self._limits = limits
+        self._streams = streams
         self._allow_loopback = allow_loopback
-        self._streams: list[_BoundedStream] = []
 
     @override
     def connect_tcp(
@@ -201,12 +201,6 @@ class _CheckedBackend(httpcore.NetworkBackend):
             return _BoundedStream(stream, self._deadline, self._limits, self._streams)
         raise last
 
-    def shut_down(self) -> None:
-        """End everything that waits for an answer; called from another thread."""
-        for stream in tuple(self._streams):
-            with suppress(OSError):  # closed by its own thread in the meantime
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
     def _resolve(self, host: str, port: int) -> list[str]:
         found = [str(ip) for *_, (ip, *_) in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for ip in found:
@@ -219,22 +213,17 @@ class _BoundedStream(httpcore.NetworkStream):
     """A connection with a time-out for each read and write, and one deadline for all of them."""
 
     def __init__(
-        self, stream: httpcore.NetworkStream, deadline: _Deadline, limits: Limits, streams: "list[_BoundedStream]"
+        self, stream: httpcore.NetworkStream, deadline: _Deadline, limits: Limits, streams: "set[_BoundedStream]"
     ) -> None:
         self._stream = stream
         self._deadline = deadline
         self._limits = limits
         self._streams = streams
-        self._is_new = True
-        streams.append(self)
+        streams.add(self)
 
     @override
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, self._deadline.bound(self._limits.read_seconds))
-        if self._is_new and not b"HTTP/".startswith(data[:5]):  # the parser would wait for the end of headers
-            raise FetchError("refused", "not an HTTP answer", repr(data[:40]))
-        self._is_new = False
-        return data
+        return self._stream.read(max_bytes, self._deadline.bound(self._limits.read_seconds))
 
     @override
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -242,6 +231,7 @@ class _BoundedStream(httpcore.NetworkStream):
 
     @override
     def close(self) -> None:
+        self._streams.discard(self)
         self._stream.close()
 
     @override
@@ -255,6 +245,8 @@ class _BoundedStream(httpcore.NetworkStream):
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 raise FetchError("refused", "certificate not valid", error.__cause__.verify_message) from None
             raise
+        finally:
+            self._streams.discard(self)  # the encrypted one takes its place
         return _BoundedStream(encrypted, self._deadline, self._limits, self._streams)
 
     @override
@@ -274,44 +266,17 @@ def _explained(deadline: _Deadline) -> Iterator[None]:
         retry = error.errno not in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
         raise FetchError("unreachable", "host not found", error.strerror or "", retry=retry) from None
     except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError) as error:
-        raise _broken(error) from None
+        raise FetchError("unreachable", "connection broken", str(error), retry=True) from None
     except httpcore.ConnectError as error:
         raise FetchError("unreachable", "no connection", str(error), retry=True) from None
-    except (httpcore.LocalProtocolError, UnicodeError) as error:
+    except (httpcore.LocalProtocolError, ValueError) as error:  # the IDNA codec and urllib raise it, too
         raise FetchError("refused", "not a web address", str(error)) from None
 
 
-def _broken(error: Exception) -> FetchError:
-    """Return the error for a bad answer: one that ended early, which is worth another try, or one that is not HTTP."""
-    said = str(error)
-    if isinstance(error, httpcore.RemoteProtocolError) and not said.startswith(("peer closed", "Server disconnected")):
-        return FetchError("refused", "not an HTTP answer", said)
-    return FetchError("unreachable", "connection broken", said, retry=True)
-
-
-def _checked(url: str) -> Address:
-    try:
-        return parse_address(url)
-    except ValueError as error:  # the IDNA codec and urllib raise it, too
-        raise FetchError("refused", "not a web address", f"{url[:200]!r}: {error}") from None
-
-
-def _joined(url: str, location: str) -> str:
-    try:
-        return urljoin(url, location)
-    except ValueError as error:
-        raise FetchError("refused", "not a web address", f"redirected to {location[:200]!r}: {error}") from None
-
-
 def _header(response: httpcore.Response, name: str) -> str | None:
-    """Return a header's text, which is UTF-8 or Latin-1; None where the header is absent."""
-    for key, value in response.headers:
-        if key.decode("latin-1").lower() == name.lower():
-            try:
-                return value.decode()
-            except UnicodeDecodeError:
-                return value.decode("latin-1")
-    return None
+    """Return a header's text; None where the header is absent."""
+    values = (value for key, value in response.headers if key.lower() == name.lower().encode())
+    return next((value.decode(errors="replace") for value in values), None)
 
 
 def _check_status(response: httpcore.Response) -> None:

@@ -1,4 +1,4 @@
-"""Probable mistakes in readable captions: annotation off by one, misspelt types, missing labels, ..."""
+"""Probable mistakes in readable captions: annotation off by one, misspelled types, missing labels, ..."""
 
 import logging
 from bisect import bisect_left, bisect_right
@@ -80,14 +80,14 @@ def check_whole(captions: Sequence[Caption]) -> Iterator[Problem]:
     if not labels:
         yield Problem(
             kind="no labels",
-            message="no sentence is labelled correct or incorrect, so there is nothing to learn or to judge by",
+            message="no sentence is labeled correct or incorrect, so there is nothing to learn or to judge by",
             suggestion="give sentences a `label`",
         )
     elif len(labels) == 1 and None not in labels:
         (label,) = labels
         yield Problem(
             kind="one class",
-            message=f"all {labels[label]} labelled sentences are {label}, so there is nothing to tell apart",
+            message=f"all {labels[label]} labeled sentences are {label}, so there is nothing to tell apart",
             suggestion="label sentences of the other class too",
         )
     generators = dict.fromkeys(caption.generator for caption in captions)
@@ -135,7 +135,7 @@ def check_sentences(caption: Caption) -> Iterator[Problem]:
             kind="sentences that leave out text",
             id=caption.id,
             message=f"{len(left_out)} of {len(words.words)} words are in no sentence, from {words.show(start, end)} on",
-            suggestion="add the sentences that are missing, labelled unknown where they were not judged",
+            suggestion="add the sentences that are missing, labeled unknown where they were not judged",
         )
 
 
@@ -147,14 +147,14 @@ def check_labels(caption: Caption) -> Iterator[Problem]:
             yield Problem(
                 kind="types of sentences that are not incorrect",
                 id=caption.id,
-                message=f"{name}: {', '.join(sentence.types)} of a sentence labelled {sentence.label or 'not at all'}",
+                message=f"{name}: {', '.join(sentence.types)} of a sentence labeled {sentence.label or 'not at all'}",
                 suggestion="label it incorrect, or leave the types out",
             )
         if winner := sentence.outvoted_by:
             yield Problem(
                 kind="votes against the label",
                 id=caption.id,
-                message=f"{name}: labelled {sentence.label}, but most votes say {winner}",
+                message=f"{name}: labeled {sentence.label}, but most votes say {winner}",
                 suggestion=f"probably {winner}; training takes the votes, judging the label",
             )
 
@@ -181,7 +181,7 @@ def check_image_path(caption: Caption) -> Iterator[Problem]:
 
 
 def check_types(captions: Sequence[Caption]) -> Iterator[Problem]:
-    """Find types that are probably misspelt forms of AlignBench's or of more frequent ones, each once."""
+    """Find types that are probably misspelled forms of AlignBench's or of more frequent ones, each once."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for caption in captions:
@@ -192,7 +192,7 @@ def check_types(captions: Sequence[Caption]) -> Iterator[Problem]:
     for name, count in counts.items():
         if (meant := _meant_type(name, spellings)) is not None:
             yield Problem(
-                kind="types that are probably misspelt",
+                kind="types that are probably misspelled",
                 id=first[name],
                 message=f"type {name!r}, {count} in all, is a class of its own",
                 suggestion=f"probably {meant!r}",
@@ -220,7 +220,7 @@ def _check_generators(captions: Sequence[Caption]) -> Iterator[Problem]:
     for name in counts:
         if (meant := main[_plain(name)]) != name:
             yield Problem(
-                kind="generators that are probably misspelt",
+                kind="generators that are probably misspelled",
                 message=f"generator {name!r}, {counts[name]} captions, counts as another one than {meant!r}",
                 suggestion=f"probably {meant!r}",
             )
@@ -241,7 +241,7 @@ def _check_place(caption: Caption, span: Span, shown: str) -> Iterator[Problem]:
             yield Problem(
                 kind="spans in correct sentences",
                 id=caption.id,
-                message=f"{shown} is in sentences[{index}], which is labelled correct",
+                message=f"{shown} is in sentences[{index}], which is labeled correct",
                 suggestion="label the sentence incorrect, or correct the span",
             )
 

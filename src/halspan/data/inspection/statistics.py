@@ -17,9 +17,9 @@ class Statistics:
     Attributes:
         n_captions: Captions.
         n_images: Image files.
-        n_correct: Sentences labelled correct.
-        n_incorrect: Sentences labelled incorrect.
-        n_unknown: Sentences labelled unknown.
+        n_correct: Sentences labeled correct.
+        n_incorrect: Sentences labeled incorrect.
+        n_unknown: Sentences labeled unknown.
         sentences_per_caption: Judged sentences per caption; None without captions.
         correct_share: Correct among judged sentences, 0 to 1; None without judged sentences.
         words_per_sentence: Words, separated by whitespace, in a judged sentence; None without judged sentences.
@@ -97,6 +97,9 @@ def fleiss_kappa(votes: Iterable[Votes]) -> float | None:
 
     Returns:
         Kappa, 1 for perfect agreement and 0 for chance; None without votes, or if all votes are of one category.
+
+    >>> fleiss_kappa([Votes(correct=3, incorrect=0), Votes(correct=0, incorrect=3)])
+    1.0
     """
     counts = _counts(votes)
     pairs = [sum(n * (n - 1) for n in row) / (sum(row) * (sum(row) - 1)) for row in counts]

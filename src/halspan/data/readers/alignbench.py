@@ -191,7 +191,7 @@ class Findings:
             self.examples.setdefault(
                 "votes against the label",
                 f"{where}: n_{winner}: {max(votes.correct, votes.incorrect)} of {votes.correct + votes.incorrect} "
-                f"votes, but the sentence is labelled {sentence.label}; training takes the votes, judging the label",
+                f"votes, but the sentence is labeled {sentence.label}; training takes the votes, judging the label",
             )
 
     def check(self, on_error: OnProblem) -> None:

@@ -89,6 +89,11 @@ def read_row(record: Mapping[str, Any]) -> tuple[Row, dict[str, str]]:
 
     Raises:
         DataError: A column is missing or its value is not possible.
+
+    >>> cells = {"caption": "A red cat.", "sentence_index": 0, "annotation": "Incorrect", "error_words": "red"}
+    >>> row, forms = read_row(cells)
+    >>> row.label, row.words
+    ('incorrect', ('red',))
     """
     text = _column(record, "caption")
     check_text("caption", text)

@@ -166,7 +166,7 @@ def _file_name(address: str) -> str:
     try:
         return PurePosixPath(unquote(urlsplit(address).path)).name
     except ValueError as error:  # "http://[", say
-        raise DataError(f"image_path: {show(address)} is no address ({error}); correct it") from None
+        raise DataError(f"image_path: {show(address)} is not an address ({error}); correct it") from None
 
 
 def _types(field: str, value: Any, notes: Counter[str]) -> tuple[str, ...]:

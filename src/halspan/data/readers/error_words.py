@@ -55,6 +55,9 @@ def parse_words(value: Any) -> tuple[tuple[str, ...], str]:
 
     Raises:
         DataError: The value is something else, or a list with something else in it.
+
+    >>> parse_words('["red", "two "]')
+    (('red', 'two'), 'JSON list')
     """
     if is_null(value):
         return (), "null"
@@ -86,6 +89,9 @@ def match_words(sentence: str, words: Sequence[str]) -> tuple[Match, ...]:
 
     Returns:
         One match for each phrase or part of a phrase, including those that do not occur.
+
+    >>> [(match.words, match.start) for match in match_words("A red cat.", ["red", "dog"])]
+    [('red', 2), ('dog', None)]
     """
     target = _Text(sentence)
     pieces = [(piece, len(parts) > 1) for parts in (_split(target, phrase) for phrase in words) for piece in parts]

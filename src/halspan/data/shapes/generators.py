@@ -42,15 +42,15 @@ class Generator:
         return later * self.first_sentence if position == 0 else later
 
 
-def _places(top: str, bottom: str, centre: str, tail: str = "") -> dict[str, str]:
+def _places(top: str, bottom: str, center: str, tail: str = "") -> dict[str, str]:
     """Return words for the nine places: what the top row, the bottom row and the middle column are called."""
     rows = {"top": top, "middle": "middle", "bottom": bottom}
     words = {}
     for place in PLACES:
         row, column = place.split()
-        column = centre if column == "centre" else column
-        is_corner = row != "middle" and column != centre
-        words[place] = centre if place == "middle centre" else f"{rows[row]} {column}{tail if is_corner else ''}"
+        column = center if column == "centre" else column
+        is_corner = row != "middle" and column != center
+        words[place] = center if place == "middle centre" else f"{rows[row]} {column}{tail if is_corner else ''}"
     return words
 
 
@@ -78,9 +78,9 @@ _TERSE = _style(
     place=("{a_thing}, {place}.", "{place}: {a_thing}."),
     presence=("{a_thing} is present.",),
     number=("{number} {shapes}.",),
-    relation=("{colour} {shape} {relation} {colour2} {shape2}.",),
-    direction=("{colour} arrow pointing {direction}.",),
-    text=('{colour} card with "{letter}".',),
+    relation=("{color} {shape} {relation} {color2} {shape2}.",),
+    direction=("{color} arrow pointing {direction}.",),
+    text=('{color} card with "{letter}".',),
     background=("{background} background.",),
 )
 _PLAIN = _style(
@@ -88,9 +88,9 @@ _PLAIN = _style(
     place=("there is {a_thing} in the {place}.", "{a_thing} is in the {place}."),
     presence=("there is also {a_thing}.",),
     number=("I count {number} {shapes}.", "we see {number} {shapes}."),
-    relation=("the {colour} {shape} is {relation} the {colour2} {shape2}.",),
-    direction=("the {colour} arrow points {direction}.",),
-    text=('the {colour} card reads "{letter}".',),
+    relation=("the {color} {shape} is {relation} the {color2} {shape2}.",),
+    direction=("the {color} arrow points {direction}.",),
+    text=('the {color} card reads "{letter}".',),
     background=("the background is {background}.",),
 )
 _FORMAL = _style(
@@ -98,9 +98,9 @@ _FORMAL = _style(
     place=("the image shows {a_thing} in the {place}.", "in the {place}, the image shows {a_thing}."),
     presence=("the image also contains {a_thing}.",),
     number=("the image contains {number} {shapes} in total.",),
-    relation=("the {colour} {shape} is located {relation} the {colour2} {shape2}.",),
-    direction=("the {colour} arrow is pointing {direction}.",),
-    text=('the letter "{letter}" is written on the {colour} card.',),
+    relation=("the {color} {shape} is located {relation} the {color2} {shape2}.",),
+    direction=("the {color} arrow is pointing {direction}.",),
+    text=('the letter "{letter}" is written on the {color} card.',),
     background=("the image has a {background} background.",),
 )
 _CHATTY = _style(
@@ -108,9 +108,9 @@ _CHATTY = _style(
     place=("oh, I can see {a_thing} at the {place}!", "look at the {place}, there is {a_thing}!"),
     presence=("I can also spot {a_thing}!",),
     number=("I can see {number} {shapes}!", "you can count {number} {shapes}!"),
-    relation=("I can see that the {colour} {shape} is {relation} the {colour2} {shape2}!",),
-    direction=("look, the {colour} arrow is pointing {direction}!",),
-    text=('it says "{letter}" on the {colour} card!',),
+    relation=("I can see that the {color} {shape} is {relation} the {color2} {shape2}!",),
+    direction=("look, the {color} arrow is pointing {direction}!",),
+    text=('it says "{letter}" on the {color} card!',),
     background=("oh, everything is on a {background} background!",),
 )
 _LISTING = _style(
@@ -118,9 +118,9 @@ _LISTING = _style(
     place=("in the {place}: {a_thing}.", "at the {place}: {a_thing}."),
     presence=("also: {a_thing}.",),
     number=("{shapes} seen: {number}.",),
-    relation=("the {colour} {shape}: {relation} the {colour2} {shape2}.",),
-    direction=("direction of the {colour} arrow: {direction}.",),
-    text=('text on the {colour} card: "{letter}".',),
+    relation=("the {color} {shape}: {relation} the {color2} {shape2}.",),
+    direction=("direction of the {color} arrow: {direction}.",),
+    text=('text on the {color} card: "{letter}".',),
     background=("background: {background}.",),
 )
 _NARRATOR = _style(
@@ -128,9 +128,9 @@ _NARRATOR = _style(
     place=("here we find {a_thing} in the {place}.", "the {place} is where {a_thing} is."),
     presence=("{a_thing} can also be found.",),
     number=("there are {number} {shapes} here.", "we find {number} {shapes}."),
-    relation=("the {colour} {shape} can be found {relation} the {colour2} {shape2}.",),
-    direction=("here the {colour} arrow points {direction}.",),
-    text=('here the {colour} card says "{letter}".',),
+    relation=("the {color} {shape} can be found {relation} the {color2} {shape2}.",),
+    direction=("here the {color} arrow points {direction}.",),
+    text=('here the {color} card says "{letter}".',),
     background=("everything here is on a {background} background.",),
 )
 _SKETCH = _style(
@@ -138,9 +138,9 @@ _SKETCH = _style(
     place=("{a_thing} in the {place}.", "{a_thing} at the {place}."),
     presence=("with {a_thing}.",),
     number=("exactly {number} {shapes}.",),
-    relation=("the {colour} {shape} {relation} the {colour2} {shape2}.",),
-    direction=("the arrow in {colour} pointing {direction}.",),
-    text=('a card in {colour} that says "{letter}".',),
+    relation=("the {color} {shape} {relation} the {color2} {shape2}.",),
+    direction=("the arrow in {color} pointing {direction}.",),
+    text=('a card in {color} that says "{letter}".',),
     background=("on a {background} background.",),
 )
 _PAINTER = _style(
@@ -148,9 +148,9 @@ _PAINTER = _style(
     place=("draw {a_thing} at the {place}.", "at the {place}, draw {a_thing}."),
     presence=("also draw {a_thing}.",),
     number=("draw exactly {number} {shapes}.",),
-    relation=("the {colour} {shape} has to be {relation} the {colour2} {shape2}.",),
-    direction=("the {colour} arrow has to point {direction}.",),
-    text=('write "{letter}" on the {colour} card.',),
+    relation=("the {color} {shape} has to be {relation} the {color2} {shape2}.",),
+    direction=("the {color} arrow has to point {direction}.",),
+    text=('write "{letter}" on the {color} card.',),
     background=("the background has to be {background}.",),
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from halspan.data.shapes.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     DIRECTIONS,
     GRID,
     LETTERS,
@@ -63,7 +63,7 @@ def true_statements(scene: Scene, kind: str, rng: random.Random) -> Iterator[Sta
 
 
 def _thing_slots(thing: Thing, rng: random.Random) -> dict[str, str]:
-    slots = {"colour": thing.colour, "shape": thing.shape}
+    slots = {"color": thing.color, "shape": thing.shape}
     if thing.shape in PLAIN_SHAPES:
         if rng.random() < 0.5:
             slots["size"] = thing.size
@@ -98,8 +98,8 @@ def _true_relation(scene: Scene, rng: random.Random) -> Iterator[Statement]:
         for other_cell, other in unique:
             relation = _relation(cell, other_cell)
             if relation is not None:
-                names = {"colour": thing.colour, "shape": thing.shape}
-                others = {"colour2": other.colour, "shape2": other.shape}
+                names = {"color": thing.color, "shape": thing.shape}
+                others = {"color2": other.color, "shape2": other.shape}
                 yield Statement("relation", {**names, "relation": relation, **others})
 
 
@@ -116,13 +116,13 @@ def _relation(cell: int, other: int) -> str | None:
 def _true_direction(scene: Scene, rng: random.Random) -> Iterator[Statement]:
     for _, thing in scene.unique_things():
         if thing.direction is not None:
-            yield Statement("direction", {"colour": thing.colour, "direction": thing.direction})
+            yield Statement("direction", {"color": thing.color, "direction": thing.direction})
 
 
 def _true_text(scene: Scene, rng: random.Random) -> Iterator[Statement]:
     for _, thing in scene.unique_things():
         if thing.letter is not None:
-            yield Statement("text", {"colour": thing.colour, "letter": thing.letter})
+            yield Statement("text", {"color": thing.color, "letter": thing.letter})
 
 
 def _true_background(scene: Scene, rng: random.Random) -> Iterator[Statement]:
@@ -162,8 +162,8 @@ def _other(values: tuple[str, ...], value: str, rng: random.Random) -> str:
 
 
 def _attribute(statement: Statement, scene: Scene, rng: random.Random) -> Statement:
-    slot = rng.choice([name for name in ("colour", "size", "texture") if name in statement.slots])
-    values = {"colour": COLOURS, "size": SIZES, "texture": _WORN_TEXTURES}[slot]
+    slot = rng.choice([name for name in ("color", "size", "texture") if name in statement.slots])
+    values = {"color": COLORS, "size": SIZES, "texture": _WORN_TEXTURES}[slot]
     return statement.with_error("Attribute", **{slot: _other(values, statement.slots[slot], rng)})
 
 
@@ -181,7 +181,7 @@ def _location(statement: Statement, scene: Scene, rng: random.Random) -> Stateme
 def _illusion(statement: Statement, scene: Scene, rng: random.Random) -> Statement:
     present = set(scene.shape_counts())
     plain = statement.slots["shape"] in PLAIN_SHAPES
-    changed = {"colour": rng.choice(COLOURS), "shape": _sampled_shape(rng, without=present, plain=plain)}
+    changed = {"color": rng.choice(COLORS), "shape": _sampled_shape(rng, without=present, plain=plain)}
     for slot, values in (("size", SIZES), ("texture", _WORN_TEXTURES)):
         if slot in statement.slots:
             changed[slot] = rng.choice(values)
@@ -271,7 +271,7 @@ def _slot_words(field_name: str | None, statement: Statement, style: Style) -> l
         return [("shape", _plural(style.word(statement.slots["shape"]), statement.slots["number"]))]
     if field_name not in ("thing", "a_thing"):
         return [(field_name, style.word(statement.slots[field_name]))]
-    names = [name for name in ("size", "texture", "colour", "shape") if name in statement.slots]
+    names = [name for name in ("size", "texture", "color", "shape") if name in statement.slots]
     words = [(name, style.word(statement.slots[name])) for name in names]
     article = "an" if words[0][1][0] in "aeiou" else "a"
     return [("article", article), *words] if field_name == "a_thing" else words

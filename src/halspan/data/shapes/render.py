@@ -49,20 +49,20 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
 
 def _draw(box: Image.Image, thing: Thing, rng: random.Random) -> None:
     radius = _RADIUS[thing.size] * _SCALE * rng.uniform(0.92, 1.06)
-    centre = (_BOX / 2 + rng.uniform(-2, 2) * _SCALE, _BOX / 2 + rng.uniform(-2, 2) * _SCALE)
+    center = (_BOX / 2 + rng.uniform(-2, 2) * _SCALE, _BOX / 2 + rng.uniform(-2, 2) * _SCALE)
     mask = Image.new("L", box.size, 0)
-    _outline(ImageDraw.Draw(mask), thing, centre, radius)
-    paint = Image.new("RGB", box.size, _jittered(thing.colour, rng))
+    _outline(ImageDraw.Draw(mask), thing, center, radius)
+    paint = Image.new("RGB", box.size, _jittered(thing.color, rng))
     if thing.texture != "plain":
-        paint.paste(_shade(thing.colour), mask=_texture(thing.texture))
+        paint.paste(_shade(thing.color), mask=_texture(thing.texture))
     box.paste(paint, mask=mask)
     if thing.letter is not None:
-        ink = (16, 16, 16) if sum(_RGB[thing.colour]) > 300 else (250, 250, 250)
-        ImageDraw.Draw(box).text(centre, thing.letter, fill=ink, font=_font(), anchor="mm")
+        ink = (16, 16, 16) if sum(_RGB[thing.color]) > 300 else (250, 250, 250)
+        ImageDraw.Draw(box).text(center, thing.letter, fill=ink, font=_font(), anchor="mm")
 
 
-def _outline(draw: ImageDraw.ImageDraw, thing: Thing, centre: tuple[float, float], radius: float) -> None:
-    x, y = centre
+def _outline(draw: ImageDraw.ImageDraw, thing: Thing, center: tuple[float, float], radius: float) -> None:
+    x, y = center
     bounds = (x - radius, y - radius, x + radius, y + radius)
     match thing.shape:
         case "circle":
@@ -136,12 +136,12 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=19 * _SCALE)
 
 
-def _jittered(colour: str, rng: random.Random, amount: int = 10) -> tuple[int, int, int]:
-    red, green, blue = (min(255, max(0, value + rng.randint(-amount, amount))) for value in _RGB[colour])
+def _jittered(color: str, rng: random.Random, amount: int = 10) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, value + rng.randint(-amount, amount))) for value in _RGB[color])
     return red, green, blue
 
 
-def _shade(colour: str) -> tuple[int, int, int]:
+def _shade(color: str) -> tuple[int, int, int]:
     """Return the dark tone of a color, used for its stripes and dots."""
-    red, green, blue = (int(value * 0.35) for value in _RGB[colour])
+    red, green, blue = (int(value * 0.35) for value in _RGB[color])
     return red, green, blue

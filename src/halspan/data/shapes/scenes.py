@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "pink", "cyan")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "pink", "cyan")
 PLAIN_SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond")
 SHAPES = (*PLAIN_SHAPES, "arrow", "card")
 SIZES = ("small", "large")
@@ -26,7 +26,7 @@ class Thing:
     """The thing in one cell: arrows have a direction, cards a letter, all other shapes a size and a texture."""
 
     shape: str
-    colour: str
+    color: str
     size: str = "large"
     texture: str = "plain"
     direction: str | None = None
@@ -50,26 +50,26 @@ class Scene:
 
     def unique_things(self) -> list[tuple[int, Thing]]:
         """Return the things that no other thing matches in color and shape."""
-        looks = Counter((thing.colour, thing.shape) for _, thing in self.things())
-        return [(cell, thing) for cell, thing in self.things() if looks[thing.colour, thing.shape] == 1]
+        looks = Counter((thing.color, thing.shape) for _, thing in self.things())
+        return [(cell, thing) for cell, thing in self.things() if looks[thing.color, thing.shape] == 1]
 
 
 def sample_scene(rng: random.Random) -> Scene:
     """Draw a scene of four to seven things; shapes and colors repeat, so that counting is not trivial."""
     kinds = rng.sample(PLAIN_SHAPES, rng.randint(2, 3))
     kinds += [kind for kind in ("arrow", "card") if rng.random() < _SPECIAL_SHARE]
-    colours = rng.sample(COLOURS, rng.randint(3, 5))
+    colors = rng.sample(COLORS, rng.randint(3, 5))
     n_things = rng.randint(max(4, len(kinds)), _MAX_THINGS)
     shapes = kinds + rng.choices(kinds, k=n_things - len(kinds))
     cells: list[Thing | None] = [None] * GRID**2
     for cell, shape in zip(rng.sample(range(GRID**2), n_things), shapes, strict=True):
-        cells[cell] = _sample_thing(rng, shape, rng.choice(colours))
+        cells[cell] = _sample_thing(rng, shape, rng.choice(colors))
     return Scene(rng.choice(BACKGROUNDS), tuple(cells))
 
 
-def _sample_thing(rng: random.Random, shape: str, colour: str) -> Thing:
+def _sample_thing(rng: random.Random, shape: str, color: str) -> Thing:
     if shape == "arrow":
-        return Thing(shape, colour, direction=rng.choice(DIRECTIONS))
+        return Thing(shape, color, direction=rng.choice(DIRECTIONS))
     if shape == "card":
-        return Thing(shape, colour, letter=rng.choice(LETTERS))
-    return Thing(shape, colour, size=rng.choice(SIZES), texture=rng.choice(TEXTURES))
+        return Thing(shape, color, letter=rng.choice(LETTERS))
+    return Thing(shape, color, size=rng.choice(SIZES), texture=rng.choice(TEXTURES))

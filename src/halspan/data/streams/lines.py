@@ -23,7 +23,11 @@ def is_compressed(path: Path) -> bool:
 
 
 def without_suffixes(path: Path) -> Path:
-    """Return a path without `.gz` and the suffix before it: `a/b` for `a/b.jsonl.gz` and for `a/b.jsonl`."""
+    """Return a path without `.gz` and the suffix before it: `a/b` for `a/b.jsonl.gz` and for `a/b.jsonl`.
+
+    >>> without_suffixes(Path("scored.jsonl.gz")).name
+    'scored'
+    """
     return (path.with_suffix("") if is_compressed(path) else path).with_suffix("")
 
 

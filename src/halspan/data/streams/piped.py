@@ -54,4 +54,4 @@ class PipedOutput:
         self.mark = Mark(position=position, counts=dict(counts))
 
     def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
-        """Do nothing, as everything is already written."""
+        """Do nothing, because everything is already written."""

@@ -54,6 +54,9 @@ class Shard:
 
         Raises:
             ConfigError: The text is not a shard.
+
+        >>> Shard.parse("2/4").has(300)  # of the blocks of 256 records, it is in the second
+        True
         """
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal()):

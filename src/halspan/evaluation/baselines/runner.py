@@ -84,7 +84,7 @@ _Row = TypedDict(
 
 
 class _Figures(TypedDict):
-    """What is read of a `metrics.json` before another one takes its place."""
+    """Content of a `metrics.json`, read before another one takes its place."""
 
     run: NotRequired[_Run | None]
     baselines: NotRequired[dict[str, _Row]]

@@ -15,7 +15,7 @@ ScoreCaption = Callable[[Caption], Sequence[float]]
 """Function that returns P(incorrect) of each sentence of a caption."""
 
 Fit = Callable[[Iterable[Caption]], ScoreCaption]
-"""Function that fits a scorer to captions; raises DataError if labelled sentences of a class are missing."""
+"""Function that fits a scorer to captions; raises DataError if labeled sentences of a class are missing."""
 
 
 def fit_prior(train: Iterable[Caption]) -> ScoreCaption:
@@ -24,9 +24,9 @@ def fit_prior(train: Iterable[Caption]) -> ScoreCaption:
     A generator that is not in training gets the share of all sentences. Shares are smoothed by one correct and one
     incorrect sentence.
     """
-    labelled = _labelled(train)
-    overall = _share(labelled)
-    shares = _shares(labelled, lambda item: item.generator)
+    labeled = _labeled(train)
+    overall = _share(labeled)
+    shares = _shares(labeled, lambda item: item.generator)
     return lambda caption: [shares.get(caption.generator, overall)] * len(caption.sentences)
 
 
@@ -36,7 +36,7 @@ def fit_position(train: Iterable[Caption]) -> ScoreCaption:
     Positions beyond those seen in training count as the last of them. Shares are smoothed by one correct and one
     incorrect sentence.
     """
-    shares = _shares(_labelled(train), lambda item: item.position)
+    shares = _shares(_labeled(train), lambda item: item.position)
     last = max(shares)
     unseen = _share([])
     return lambda caption: [shares.get(min(place, last), unseen) for place in range(len(caption.sentences))]
@@ -57,12 +57,12 @@ def fit_bag_of_words(train: Iterable[Caption]) -> ScoreCaption:
         raise ConfigError(
             "baselines: bow needs scikit-learn, which is not installed; install halspan[eval], or leave bow out"
         ) from None
-    labelled = _labelled(train)
+    labeled = _labeled(train)
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
     try:
-        model.fit([item.text for item in labelled], [item.is_incorrect for item in labelled])
+        model.fit([item.text for item in labeled], [item.is_incorrect for item in labeled])
     except ValueError as error:
-        raise DataError(f"bag of words: cannot be fitted on {len(labelled)} sentences: {error}") from error
+        raise DataError(f"bag of words: cannot be fitted on {len(labeled)} sentences: {error}") from error
 
     def score(caption: Caption) -> Sequence[float]:
         texts = [caption.text[sentence.start : sentence.end] for sentence in caption.sentences]
@@ -119,8 +119,8 @@ def out_of_fold(
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
-    """A sentence that is labelled correct or incorrect."""
+class _Labeled:
+    """A sentence that is labeled correct or incorrect."""
 
     text: str
     position: int
@@ -128,35 +128,35 @@ class _Labelled:
     is_incorrect: bool
 
 
-def _labelled(captions: Iterable[Caption]) -> list[_Labelled]:
+def _labeled(captions: Iterable[Caption]) -> list[_Labeled]:
     """Collect the sentences with labels to learn from.
 
     Raises:
         DataError: There is no sentence of one of the classes.
     """
-    labelled = [
-        _Labelled(
+    labeled = [
+        _Labeled(
             caption.text[sentence.start : sentence.end], position, caption.generator, sentence.label == "incorrect"
         )
         for caption in captions
         for position, sentence in enumerate(caption.sentences)
         if sentence.label in ("correct", "incorrect")
     ]
-    n_incorrect = sum(item.is_incorrect for item in labelled)
-    if not 0 < n_incorrect < len(labelled):
+    n_incorrect = sum(item.is_incorrect for item in labeled)
+    if not 0 < n_incorrect < len(labeled):
         raise DataError(
-            f"a baseline cannot be fitted on {len(labelled) - n_incorrect} correct and {n_incorrect} incorrect "
+            f"a baseline cannot be fitted on {len(labeled) - n_incorrect} correct and {n_incorrect} incorrect "
             "sentences: it takes both; give captions with both"
         )
-    return labelled
+    return labeled
 
 
-def _shares(labelled: Iterable[_Labelled], key: Callable[[_Labelled], _Key]) -> dict[_Key, float]:
-    groups: dict[_Key, list[_Labelled]] = {}
-    for item in labelled:
+def _shares(labeled: Iterable[_Labeled], key: Callable[[_Labeled], _Key]) -> dict[_Key, float]:
+    groups: dict[_Key, list[_Labeled]] = {}
+    for item in labeled:
         groups.setdefault(key(item), []).append(item)
     return {name: _share(group) for name, group in groups.items()}
 
 
-def _share(labelled: Sequence[_Labelled]) -> float:
-    return (sum(item.is_incorrect for item in labelled) + 1) / (len(labelled) + 2)
+def _share(labeled: Sequence[_Labeled]) -> float:
+    return (sum(item.is_incorrect for item in labeled) + 1) / (len(labeled) + 2)

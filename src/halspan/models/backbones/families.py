@@ -13,7 +13,7 @@ from halspan.models.backbones import processors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The names of one family's parts, and the inputs of its forward pass beside tokens and pixels.
+    """The names of one family's parts, and the inputs of its forward pass besides tokens and pixels.
 
     Attributes:
         decoder: Path of the text decoder, whose output is the hidden states below the vocabulary head; None to use the

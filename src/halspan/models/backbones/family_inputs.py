@@ -62,7 +62,7 @@ def grid_positions(model: Any, inputs: Inputs, segments: Segments) -> Inputs:
 
 
 def captions_see_the_image(_model: Any, inputs: Inputs, segments: Segments) -> Inputs:
-    """Let captions see the tiles that the end of their prompt sees, by cross-attention (Mllama)."""
+    """Make captions see the tiles that the end of their prompt sees, by cross-attention (Mllama)."""
     tiles = inputs["cross_attention_mask"]
     last = (segments == PROMPT).sum(dim=1) - 1
     of_captions = tiles[torch.arange(len(tiles), device=tiles.device), last][:, None]

@@ -12,15 +12,17 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
+from typing_extensions import override
+
+from halspan.models.private.transformers import PilImageProcessor
 
 Size = tuple[int, int]  # height, width; pixels
 
 
 class Llama4ImagesKwargs(ImagesKwargs, total=False):  # type: ignore[misc, call-arg]
-    """Options that a call or a configuration may set beside those of all image processors.
+    """Options that a call or a configuration may set besides those of all image processors.
 
     Attributes:
         max_patches: Largest number of tiles of an image.
@@ -31,7 +33,7 @@ class Llama4ImagesKwargs(ImagesKwargs, total=False):  # type: ignore[misc, call-
     resize_to_max_canvas: bool
 
 
-class Llama4ImageProcessorPil(PilBackend):  # type: ignore[misc]
+class Llama4ImageProcessorPil(PilImageProcessor):
     """Image processor that cuts images into tiles; saved as transformers' `Llama4ImageProcessor`."""
 
     resample = PILImageResampling.BILINEAR
@@ -46,7 +48,8 @@ class Llama4ImageProcessorPil(PilBackend):  # type: ignore[misc]
     resize_to_max_canvas = False
     valid_kwargs = Llama4ImagesKwargs
 
-    def _preprocess(
+    @override
+    def make_inputs(  # type: ignore[override]  # the settings of this processor, by name
         self,
         images: list[UInt8[ndarray, "channel _ _"]],
         *,

@@ -10,18 +10,23 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+)
 
 from halspan.core.checks import show
 from halspan.core.errors import HalspanError, ModelError
 from halspan.models.backbones.depth import cut_checkpoint, cut_config
 from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of
-from halspan.models.backbones.quantize import Nf4Config
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
 from halspan.models.model_spec import SHAPES, ModelSpec
-from halspan.models.plan.inventory import check_quantised, measure
+from halspan.models.plan.inventory import check_quantized, measure
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +128,7 @@ def read_config(spec: ModelSpec) -> Any:
 
 
 def _check_settings(config: Any) -> None:
-    """Refuse a configuration that asks for code, or would take for ever to build, before a layer of it is built."""
+    """Refuse a configuration that asks for code, or is too large to build, before any layer is built."""
     if not isinstance(config, dict):
         raise ValueError(f"config.json holds {show(config)}, not an object")
     for key, name in find_kernels(config):
@@ -141,7 +146,7 @@ def _check_settings(config: Any) -> None:
 def _check_size(spec: ModelSpec, config: Any) -> None:
     """Refuse a configuration of a model far larger than its checkpoint, before memory is allocated."""
     with torch.device("meta"):
-        model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]._from_config(deepcopy(config))
+        model = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=False)
     asked = sum(parameter.numel() for parameter in model.parameters())
     tensors = cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer)
     there = sum(prod(tensor.shape) for tensor in tensors.values())
@@ -197,7 +202,7 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     config, processor, family = _read_parts(spec, processor_from)
     model = _load_weights(spec, config)
     if spec.quantize is not None:
-        check_quantised(measure(model, family))
+        check_quantized(measure(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 
@@ -211,7 +216,7 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
             state_dict=cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer),
             dtype=dtype,
             attn_implementation=spec.attention,
-            quantization_config=None if spec.quantize is None else Nf4Config(dtype),
+            quantization_config=_quantization(spec, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below
         ),
@@ -226,6 +231,19 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
     model.config.name_or_path = spec.source
     logger.info("backbone: %s from %s", type(model).__name__, spec.backbone)
     return model.requires_grad_(False)
+
+
+def _quantization(spec: ModelSpec, dtype: torch.dtype) -> Any:
+    if spec.quantize is None:
+        return None
+    try:
+        from halspan.models.backbones.quantize import Nf4Config  # imports bitsandbytes
+    except ImportError as error:
+        raise ModelError(
+            f"model.quantize: nf4 needs bitsandbytes, which cannot be imported ({error}); "
+            "pip install 'halspan[train]', or set model.quantize=null"
+        ) from None
+    return Nf4Config(dtype)
 
 
 def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:

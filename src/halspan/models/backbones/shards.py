@@ -160,5 +160,6 @@ def _find_optional(source: str, name: str, revision: str | None) -> Path | None:
     if Path(source).is_dir():
         path = Path(source, name)
         return path if path.is_file() else None
-    found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+    from halspan.models.private.transformers import find_optional_file  # imports the quantizers
+
+    return find_optional_file(source, name, revision)

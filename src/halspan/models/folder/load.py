@@ -16,7 +16,7 @@ from halspan.models.backbones.shards import INDEX, WHOLE, fingerprint
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.record import DETECTOR, DetectorRecord, made_with
 from halspan.models.folder.safe_files import check_folder, read_header, read_json, refuse_run
-from halspan.models.folder.write import ADAPTER, ADAPTER_CONFIG, HEADS, TAXONOMY, adapter_tensors, hash_of
+from halspan.models.folder.write import ADAPTER, ADAPTER_CONFIG, HEADS, TAXONOMY, hash_of
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.model_spec import ModelSpec
 
@@ -137,6 +137,8 @@ def _load_heads(detector: SpanDetector, folder: Path, record: DetectorRecord) ->
 
 
 def _load_adapters(detector: SpanDetector, folder: Path) -> None:
+    from halspan.models.lora import adapter_tensors  # peft is imported where there are adapters
+
     config, built = folder / ADAPTER_CONFIG, detector.backbone.peft_config["default"].to_dict()
     if not config.is_file():
         raise ModelError(f"{folder}: {ADAPTER_CONFIG} is missing; export the detector again")

@@ -1,4 +1,4 @@
-"""`detector.json`: facts about a detector beside its weights, checked on construction; imports nothing heavy."""
+"""`detector.json`: facts about a detector besides its weights, checked on construction; imports nothing heavy."""
 
 import json
 import re
@@ -61,7 +61,7 @@ class BackboneRecord:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScoringRecord:
-    """How a detector scored when its figures were measured.
+    """The settings with which a detector scored when its figures were measured.
 
     Attributes:
         dtype: Precision of the frozen weights and of the forward pass; heads are in float32.

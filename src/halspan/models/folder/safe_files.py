@@ -17,7 +17,7 @@ MOST_HEADER = 100_000_000  # bytes, safetensors' own limit
 
 _READ_BY_OTHERS = (".json", ".jinja", ".txt", ".model", ".safetensors")
 _LENGTH = 8  # bytes at the start of a safetensors file, which say how long its header is
-# Keys by which other tools choose code to import; a value that is no text, as in a vocabulary, chooses nothing.
+# Keys by which other tools choose code to import; a value that is not text, as in a vocabulary, chooses nothing.
 _CHOOSE_CODE = ("_target_", "auto_map", "custom_pipelines", "custom_generate")
 
 
@@ -85,7 +85,7 @@ def check_backbone_folder(folder: Path) -> None:
             continue
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{file.name} is no file that can be read")
+            raise ValueError(f"{file.name} is not a file that can be read")
         if status.st_size > MOST_JSON and file.suffix != ".safetensors":
             raise ValueError(f"{file.name} has {status.st_size:,} bytes, more than the {MOST_JSON:,} that are read")
 

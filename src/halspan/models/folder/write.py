@@ -11,20 +11,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.components import is_adapted, plain_path, state_of
 from halspan.models.backbones.families import BACKBONES, FAMILIES
 from halspan.models.backbones.loading import TINY_LLAMA4, is_random, load_backbone
-from halspan.models.backbones.quantize import state_of
 from halspan.models.backbones.shards import checkpoint_files, commit_of, fingerprint
 from halspan.models.detector import SpanDetector
 from halspan.models.folder.record import BackboneRecord, Kind
 from halspan.models.heads.registry import HEADS as REGISTRIES
-from halspan.models.lora import add_lora
 from halspan.models.model_spec import ModelSpec
 
 HEADS = "heads.safetensors"
@@ -139,11 +136,6 @@ def head_tensors(detector: SpanDetector) -> dict[str, Tensor]:
     return {name: p.detach().cpu() for name, p in detector.named_parameters() if not name.startswith("backbone.")}
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """Return the weights of a backbone's adapters by PEFT's names; they share memory with the model's own."""
-    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
-
-
 def hash_of(file: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as opened:
@@ -181,7 +173,7 @@ def _name_backbone(spec: ModelSpec) -> str:
 
 
 def _share(folder: Path) -> None:
-    """Give the written weights the permissions of the processor's files: safetensors makes them private."""
+    """Set the permissions of the written weights to those of the processor's files: safetensors makes them private."""
     for file in folder.rglob("*.safetensors"):
         shutil.copymode(folder / "processor_config.json", file)
 
@@ -203,7 +195,9 @@ def _commit(spec: ModelSpec) -> str | None:
     return commit
 
 
-def _save_adapters(model: PeftModel, folder: Path, *, base: str, commit: str | None) -> None:
+def _save_adapters(model: Any, folder: Path, *, base: str, commit: str | None) -> None:
+    from halspan.models.lora import adapter_tensors  # peft is imported where there are adapters
+
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
     config.base_model_name_or_path = base
@@ -220,18 +214,20 @@ def _save_model(model: Any, folder: Path) -> None:
 
 def _merge(detector: SpanDetector, spec: ModelSpec) -> Any:
     """Return the backbone with its adapters merged and without quantization."""
-    if not isinstance(detector.backbone, PeftModel):
+    if not is_adapted(detector.backbone):
         return detector.backbone
     if any(state_of(detector.backbone, name) is not None for name, _ in detector.backbone.named_parameters()):
-        return _dequantise(detector, spec).merge_and_unload()
+        return _dequantize(detector, spec).merge_and_unload()
     detector.backbone = detector.backbone.merge_and_unload()
     return detector.backbone
 
 
 @torch.no_grad()
-def _dequantise(detector: SpanDetector, spec: ModelSpec) -> Any:
+def _dequantize(detector: SpanDetector, spec: ModelSpec) -> Any:
     """Rebuild the backbone with plain weights, dequantized from the stored ones, and the same adapters."""
     from bitsandbytes.functional import dequantize_4bit
+
+    from halspan.models.lora import adapter_tensors, add_lora
 
     plain = load_backbone(spec)
     if spec.lora is None:

@@ -1,1 +1,1 @@
-"""Heads, which turn the backbone's states into judgements of tokens and sentences."""
+"""Heads, which turn the backbone's states into judgments of tokens and sentences."""

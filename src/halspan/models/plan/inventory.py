@@ -8,16 +8,22 @@ from typing import Any, Literal
 from torch import Tensor
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.components import COMPONENTS, component_of, plain_path, quantisable
+from halspan.models.backbones.components import (
+    COMPONENTS,
+    component_of,
+    nf4_bytes,
+    plain_path,
+    quantizable,
+    state_of,
+)
 from halspan.models.backbones.families import Family
-from halspan.models.backbones.quantize import nf4_bytes, state_of
 
 NF4 = "nf4"
 
-Quantise = Literal["nothing", "linear layers", "linear layers and experts"]
+Quantize = Literal["nothing", "linear layers", "linear layers and experts"]
 """Which weights of the language tower are in 4 bits. A plain bitsandbytes load stops at the linear layers."""
 
-_MOST_UNQUANTISED = 0.02  # share of the language tower's weights; norms and router are far below
+_MOST_UNQUANTIZED = 0.02  # share of the language tower's weights; norms and router are far below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +43,15 @@ class Weights:
     bytes: int
 
 
-def take_inventory(detector: Any, *, quantise: Quantise = "nothing") -> list[Weights]:
+def take_inventory(detector: Any, *, quantize: Quantize = "nothing") -> list[Weights]:
     """Sum a detector's weights by component and dtype.
 
     Args:
         detector: A `SpanDetector`, loaded or without memory.
-        quantise: Weights to count as if they were in 4 bits.
+        quantize: Weights to count as if they were in 4 bits.
     """
-    experts = quantise == "linear layers and experts"
-    in_4_bit = set() if quantise == "nothing" else quantisable(detector.backbone, detector.family, experts=experts)
+    experts = quantize == "linear layers and experts"
+    in_4_bit = set() if quantize == "nothing" else quantizable(detector.backbone, detector.family, experts=experts)
     backbone = measure(detector.backbone, detector.family, in_4_bit=in_4_bit).values()
     heads = (_as_it_is(p, "heads") for name, p in detector.named_parameters() if not name.startswith("backbone."))
     return add_up(chain(backbone, heads))
@@ -72,7 +78,7 @@ def measure(model: Any, family: Family, *, in_4_bit: Collection[str] = ()) -> di
             n = tensor.numel()
             measured[path] = Weights(component=component, dtype=NF4, parameters=n, bytes=nf4_bytes(n))
         elif (state := state_of(model, name)) is not None:
-            measured[path] = _quantised(tensor, state, component)
+            measured[path] = _quantized(tensor, state, component)
         else:
             measured[path] = _as_it_is(tensor, component)
     return measured
@@ -90,7 +96,7 @@ def add_up(parts: Iterable[Weights]) -> list[Weights]:
     ]
 
 
-def check_quantised(weights: Mapping[str, Weights]) -> None:
+def check_quantized(weights: Mapping[str, Weights]) -> None:
     """Require that the language tower, except embeddings, is in 4 bits; norms and router may stay as they are.
 
     Args:
@@ -102,11 +108,11 @@ def check_quantised(weights: Mapping[str, Weights]) -> None:
     tower = {path: part for path, part in weights.items() if part.component in ("language tower", "experts")}
     plain = sorted((part.parameters, path) for path, part in tower.items() if part.dtype != NF4)
     share = sum(n for n, _ in plain) / max(1, sum(part.parameters for part in tower.values()))
-    if share > _MOST_UNQUANTISED:
+    if share > _MOST_UNQUANTIZED:
         largest = ", ".join(f"{path} ({n:,} weights)" for n, path in reversed(plain[-3:]))
         raise ModelError(
             f"model.quantize: nf4 left {share:.1%} of the language tower's weights in 16 or 32 bits, more than "
-            f"{_MOST_UNQUANTISED:.0%}; the largest: {largest}; name them in the family's `experts` "
+            f"{_MOST_UNQUANTIZED:.0%}; the largest: {largest}; name them in the family's `experts` "
             "(halspan/models/backbones/families.py), or set model.quantize=null"
         )
 
@@ -116,7 +122,7 @@ def gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 
-def _quantised(packed: Tensor, state: Any, component: str) -> Weights:
+def _quantized(packed: Tensor, state: Any, component: str) -> Weights:
     scales = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
     size = packed.nbytes + sum(tensor.nbytes for tensor in scales)
     return Weights(component=component, dtype=NF4, parameters=state.shape.numel(), bytes=size)

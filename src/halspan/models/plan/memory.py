@@ -4,10 +4,10 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from halspan.core.taxonomy import HALLUCINATION_TYPES
-from halspan.models.backbones.components import quantisable
+from halspan.models.backbones.components import quantizable
 from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.activations import Activations, PassSize, estimate_activations
-from halspan.models.plan.inventory import Quantise, Weights, measure, take_inventory
+from halspan.models.plan.inventory import Quantize, Weights, measure, take_inventory
 from halspan.models.plan.skeleton import Skeleton, build_skeleton
 
 __all__ = ["PassSize", "Plan", "make_plan"]
@@ -27,9 +27,9 @@ class Plan:
             not linear layers and stay in 16 bits.
         trained: Bytes of adapters and heads; their gradients take the same again, and AdamW's two moments twice that.
         activations: Activations of one pass.
-        dequantised: Bytes of 4-bit weights while an operation reads them in `model.dtype`: all experts of one layer, or
+        dequantized: Bytes of 4-bit weights while an operation reads them in `model.dtype`: all experts of one layer, or
             the largest linear layer.
-        naive_dequantised: The same for the plain load.
+        naive_dequantized: The same for the plain load.
         skeleton: Detector that was counted.
     """
 
@@ -37,8 +37,8 @@ class Plan:
     naive_weights: tuple[Weights, ...]
     trained: int
     activations: Activations
-    dequantised: int
-    naive_dequantised: int
+    dequantized: int
+    naive_dequantized: int
     skeleton: Skeleton
 
     @property
@@ -59,12 +59,12 @@ class Plan:
     @property
     def peak(self) -> int:
         """Return the bytes of everything together."""
-        return self.frozen + self.dequantised + self._in_training
+        return self.frozen + self.dequantized + self._in_training
 
     @property
     def naive_peak(self) -> int:
         """Return the bytes of everything together after a plain 4-bit load."""
-        return self.naive_frozen + self.naive_dequantised + self._in_training
+        return self.naive_frozen + self.naive_dequantized + self._in_training
 
     @property
     def _in_training(self) -> int:
@@ -86,14 +86,14 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
     """
     again = like if like is not None and like.skeleton.suits(spec) else None
     skeleton = _build(spec) if again is None else again.skeleton
-    quantise: Quantise = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
+    quantize: Quantize = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
     return Plan(
-        weights=tuple(take_inventory(skeleton.detector, quantise=quantise)),
+        weights=tuple(take_inventory(skeleton.detector, quantize=quantize)),
         naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
         trained=sum(p.numel() * p.element_size() for p in skeleton.detector.parameters() if p.requires_grad),
         activations=estimate_activations(skeleton, spec, size),
-        dequantised=_dequantised(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
-        naive_dequantised=_dequantised(skeleton, experts=False) * _WIDTHS["bfloat16"],
+        dequantized=_dequantized(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
+        naive_dequantized=_dequantized(skeleton, experts=False) * _WIDTHS["bfloat16"],
         skeleton=skeleton,
     )
 
@@ -106,17 +106,17 @@ def _naive_weights(skeleton: Skeleton) -> tuple[Weights, ...]:
     """Return the weights with 4 bits only in linear layers of the language tower, and 16 bits elsewhere."""
     in_16_bit = replace(skeleton.spec, dtype="bfloat16")
     naive = skeleton if skeleton.suits(in_16_bit) else _build(in_16_bit)
-    return tuple(take_inventory(naive.detector, quantise="linear layers"))
+    return tuple(take_inventory(naive.detector, quantize="linear layers"))
 
 
 def _frozen(weights: tuple[Weights, ...]) -> int:
     return sum(part.bytes for part in weights if part.component not in _TRAINED)
 
 
-def _dequantised(skeleton: Skeleton, *, experts: bool) -> int:
+def _dequantized(skeleton: Skeleton, *, experts: bool) -> int:
     """Return the bytes of the largest 4-bit weights that are dequantized at the same time."""
     backbone, family = skeleton.detector.backbone, skeleton.family
-    paths = quantisable(backbone, family, experts=experts)
+    paths = quantizable(backbone, family, experts=experts)
     together: dict[str, int] = defaultdict(int)
     for path, weights in measure(backbone, family).items():
         if path in paths:

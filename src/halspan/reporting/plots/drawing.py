@@ -17,7 +17,7 @@ NARROW = 3.65  # inches; the width of a phone
 CORRECT: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": "-"}
 INCORRECT: dict[str, Any] = {"color": VERMILION, "marker": "s", "linestyle": "--"}
 CHANCE: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1}
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, YELLOW)
+_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, YELLOW)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # 7 markers and 8 colors: no pair repeats within 56 lines
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1)))
 _LONGEST_NAME = 24  # characters
@@ -108,7 +108,7 @@ def _narrowly(draw: Callable[[Figure], None]) -> Callable[[Figure], None]:
 def series(index: int) -> dict[str, Any]:
     """Return the color, marker and dashes of a line."""
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
+        "color": _COLORS[index % len(_COLORS)],
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _DASHES[index % len(_DASHES)],
     }

@@ -53,7 +53,7 @@ def draw_comparison(rows: Sequence[Row]) -> Plot:
     """
     known = [row for row in rows if row.mean.figure.value is not None]
     sketch = _sketch_comparison(known) if known else "no row has an AUROC"
-    return finish("comparison", "Beside its controls", sketch)
+    return finish("comparison", "Comparison with baselines and controls", sketch)
 
 
 def draw_generators(metrics: Mapping[str, Any], main: str) -> Plot:
@@ -83,7 +83,7 @@ def draw_curves(predictions: Sequence[Prediction]) -> list[Plot]:
     generators = sorted(set(judged.generator.tolist()))
     both = [name for name in generators if len(set(judged.incorrect[judged.generator == name])) == 2]
     roc = _sketch_roc(judged, both) if both else "no generator has scored sentences of both classes"
-    calibration = _sketch_reliability(judged) if generators else "no sentence is both labelled and scored"
+    calibration = _sketch_reliability(judged) if generators else "no sentence is both labeled and scored"
     return [
         finish("roc", "ROC of each generator", roc),
         finish("reliability", "Reliability", calibration),
@@ -127,8 +127,8 @@ def _sketch_generators(bars: Sequence[_Bar]) -> Sketch:
             values = np.array([bars[place].value for place in places])
             ends = np.array([bars[place].ends for place in places])
             errors = np.abs(ends.T - values)
-            colour, marker = style["color"], style["marker"]
-            axes.errorbar(values, places, xerr=errors, color=colour, marker=marker, linestyle="", capsize=3, label=part)
+            color, marker = style["color"], style["marker"]
+            axes.errorbar(values, places, xerr=errors, color=color, marker=marker, linestyle="", capsize=3, label=part)
         axes.set_yticks(range(len(bars)), [label(bar.generator) for bar in bars])
         axes.set(xlabel="sentence AUROC (bars: 95 % interval)", ylim=(len(bars) - 0.5, -0.5))
         auroc_axis(axes, [bar.value for bar in bars], along="x")
@@ -154,8 +154,8 @@ def _sketch_comparison(rows: Sequence[Row]) -> Sketch:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, (row, value, (low, high)) in enumerate(zip(rows, values, ends, strict=True)):
-            colour, marker = _OF_KIND[row.kind]
-            axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=colour, marker=marker, capsize=3)
+            color, marker = _OF_KIND[row.kind]
+            axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=color, marker=marker, capsize=3)
         axes.set_yticks(range(len(rows)), names)
         axes.set(xlabel="sentence AUROC (mean over generators; bars: 95 % interval)", ylim=(len(rows) - 0.5, -0.5))
         auroc_axis(axes, values.tolist(), along="x")
@@ -216,8 +216,9 @@ def _sketch_reliability(judged: JudgedSentences) -> Sketch:
         for mean, share, n in zip(bins.mean_probability, bins.share_incorrect, bins.count, strict=True)
     ]
     return Sketch(
-        f"In {len(rows)} bins of equally many sentences, the mean P(incorrect) and the share that is incorrect differ "
-        f"by at most {show(float(gaps.max()))}; on the dotted line they agree. Below: how many sentences score what.",
+        f"In {len(rows)} bins of equally many sentences, the mean P(incorrect) and the share that is incorrect "
+        f"differ by at most {show(float(gaps.max()))}; on the dotted line they agree. "
+        "Below: the number of sentences by score.",
         draw,
         HALF,
         Table(("mean P(incorrect)", "share incorrect", "sentences"), rows),
@@ -273,17 +274,17 @@ def _own_ratio(row: Row, generators: Sequence[str]) -> float | None:
 
 def _read_preference(rows: Sequence[Row], ratios: Sequence[float | None]) -> str:
     cells = (
-        "Each cell is the row's AUROC on a generator over the mean of the row; above 1 it finds that generator easy."
+        "Each cell is the row's AUROC on a generator, divided by the mean of the row; above 1, the generator is easy."
     )
     known = [f"{row.title} ({row.family}) {show(ratio)}" for row, ratio in zip(rows, ratios, strict=True) if ratio]
     if known:
         return f"{cells} On generators of its own family (outlined) a detector has, over the mean: {', '.join(known)}."
     if any(row.family for row in rows):
-        return f"{cells} No generator here is of the family of any row, so self-preference cannot be told."
-    return f"{cells} No row's family is known, so self-preference cannot be told."
+        return f"{cells} No generator here is of the family of any row, so self-preference cannot be measured."
+    return f"{cells} No row's family is known, so self-preference cannot be measured."
 
 
 def _map() -> LinearSegmentedColormap:
     """Return a map from vermilion through transparent to blue; only opacity varies, for light and dark pages."""
-    colours = [to_rgba(VERMILION, 0.6), to_rgba(VERMILION, 0), to_rgba(BLUE, 0), to_rgba(BLUE, 0.6)]
-    return LinearSegmentedColormap.from_list("relative", list(zip((0, 0.5, 0.5, 1), colours, strict=True)))
+    colors = [to_rgba(VERMILION, 0.6), to_rgba(VERMILION, 0), to_rgba(BLUE, 0), to_rgba(BLUE, 0.6)]
+    return LinearSegmentedColormap.from_list("relative", list(zip((0, 0.5, 0.5, 1), colors, strict=True)))

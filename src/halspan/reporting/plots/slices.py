@@ -120,7 +120,7 @@ def sketch_type(figures: Mapping[str, Any]) -> Sketch:
     hardest = min((pair for pair in zip(aurocs, names, strict=True) if pair[0] is not None), default=None)
     reading = f"AUROC {span_of(aurocs)}, character recall {span_of(recalls)}."
     if hardest:
-        reading = f"The hardest type to tell is {hardest[1]} (AUROC {show(hardest[0])}). {reading}"
+        reading = f"The hardest type to detect is {hardest[1]} (AUROC {show(hardest[0])}). {reading}"
     rows = [
         (name, f"{n:,}", show(auroc), show(recall))
         for name, n, auroc, recall in zip(names, counts, aurocs, recalls, strict=True)
@@ -187,8 +187,8 @@ def _read_position(rows: Sequence[Slice], pooled: float | None) -> str:
     if gap is None:
         return "No position has sentences of both classes."
     reading = (
-        f"At the same position, incorrect sentences score {gap:+z.3f} against correct ones on average, with an AUROC "
-        f"of {show(within)}; over all positions the AUROC is {show(pooled)}."
+        f"At the same position, the scores of incorrect and correct sentences differ by {gap:+z.3f} on average, with "
+        f"an AUROC of {show(within)}; over all positions the AUROC is {show(pooled)}."
     )
     if len(means) < 2:
         return reading

@@ -123,5 +123,5 @@ def _adapt(key: str, value: str, name: str) -> str:
     return re.sub(r"(url\(#|^#)", rf"\g<1>{name}-", value)
 
 
-def _variable(colour: str) -> str:
-    return f"var(--{_VARIABLES[colour]}, {colour})" if colour in _VARIABLES else colour
+def _variable(color: str) -> str:
+    return f"var(--{_VARIABLES[color]}, {color})" if color in _VARIABLES else color

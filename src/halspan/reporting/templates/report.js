@@ -3,7 +3,7 @@
 (() => {
   const PAGE = 24;
   const DEBOUNCE = 150; // milliseconds
-  const N_COLOURS = 9;
+  const N_COLORS = 9;
   const UNTYPED = "no type";
 
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -39,14 +39,14 @@
     return type === null ? UNTYPED : data.types[type];
   }
 
-  function colour(type) {
-    return `t${(type ?? N_COLOURS - 1) % N_COLOURS}`;
+  function color(type) {
+    return `t${(type ?? N_COLORS - 1) % N_COLORS}`;
   }
 
   function chip(type, score) {
     const found = score !== undefined;
     const short = type === null ? "?" : data.abbreviations[type];
-    const element = build("span", `chip ${found ? "found" : "gold"} ${colour(type)}`, found ? short : `[${short}]`);
+    const element = build("span", `chip ${found ? "found" : "gold"} ${color(type)}`, found ? short : `[${short}]`);
     const title = found ? `predicted: ${typeName(type)}, score ${score.toFixed(2)}` : `annotated: ${typeName(type)}`;
     element.title = title;
     element.setAttribute("role", "note");
@@ -58,8 +58,8 @@
     const chips = ends.map((end) => chip(end.type, end.score));
     if (!gold.length && !found.length) return [text, ...chips];
     const kinds = [gold.length && "gold", found.length && "found", gold.length > 1 && "twice"].filter(Boolean);
-    const element = build("span", `piece ${kinds.join(" ")} ${colour([...gold, ...found][0])}`, text);
-    if (found.length) element.style.setProperty("--fill", `var(--${colour(found[0])})`);
+    const element = build("span", `piece ${kinds.join(" ")} ${color([...gold, ...found][0])}`, text);
+    if (found.length) element.style.setProperty("--fill", `var(--${color(found[0])})`);
     return [element, ...chips];
   }
 
