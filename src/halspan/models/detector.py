@@ -23,6 +23,7 @@ from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, collate
 from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.inputs.parts import mark_parts
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
 
@@ -225,6 +226,7 @@ class SpanDetector(nn.Module):
         blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
         order = inputs["position_ids"]
         masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        mark_parts(masks.values(), batch.segments)
         with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
                 **self.family.complete(self._base_model(), inputs, batch.segments),

@@ -25,6 +25,7 @@ from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, famil
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
+from halspan.models.inputs.parts import use_parts
 from halspan.models.model_spec import SHAPES, ModelSpec
 from halspan.models.plan.inventory import check_quantized, measure
 
@@ -203,6 +204,8 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     model = _load_weights(spec, config)
     if spec.quantize is not None:
         check_quantized(measure(model, family))
+    if spec.attention == "sdpa":
+        use_parts(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
     return Backbone(model=model, processor=processor, family=family)
 
 
