@@ -71,10 +71,11 @@ def ratio(one: Spread, other: Spread) -> Spread:
 
 
 def count_operations(work: Callable[[], object]) -> int:
-    """Count the operations of matrix products, as torch does; attention must be `eager`, or it would count nothing."""
+    """Count the operations of matrix products, as torch does, with the kernel of `sdpa` that it can look into."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 

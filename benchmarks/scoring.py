@@ -2,8 +2,8 @@
 
 A small LLaVA with random weights scores the sentences of an image in several ways, in turns, on one pinned thread. The
 first two read P(yes) of a prompt for each sentence with transformers alone; the others are halspan's. Times are CPU
-seconds of the process. Operations are those of matrix products as torch counts them, in eager attention, which computes
-the pairs that a mask hides; the floor does not (see `halspan.models.plan.floor`).
+seconds of the process. Operations are those of matrix products as torch counts them, of pairs that a mask hides, too;
+the floor has none of these (see `halspan.models.plan.floor`).
 """
 
 from __future__ import annotations
@@ -173,8 +173,6 @@ def p_yes(bench: Bench, states: Tensor) -> Tensor:
 
 def count_ways(bench: Bench) -> dict[str, float]:
     """Count the operations of each way per sentence, and those of the floor."""
-    for model in (bench.model, bench.detector.backbone.get_base_model(), backbone_of(bench.exported)):
-        model.set_attn_implementation("eager")
     counts: dict[str, float] = {}
     for name, work in ways_of(bench).items():
         done: list[int] = []
@@ -191,11 +189,6 @@ def count_ways(bench: Bench) -> dict[str, float]:
 
 def _note(work: Callable[[], int], done: list[int]) -> None:
     done.append(work())
-
-
-def backbone_of(detector: Detector) -> Any:
-    """Return the transformers model of a loaded detector."""
-    return detector._scorer.detector.backbone.get_base_model()
 
 
 def measure_command(bench: Bench, folder: Path, *, n_images: int, rounds: int) -> Spread:
@@ -240,8 +233,8 @@ def introduce(about: str, work: Work, rounds: int) -> str:
     """Say what was measured, and where."""
     return (
         f"`python benchmarks/scoring.py` on {machine()}: {about}, {work.describe()}; float32, one pinned thread. CPU "
-        f"milliseconds per sentence: the median of {rounds} turns (lowest to highest). Operations are counted in eager "
-        "attention, which computes masked pairs, too; the floor does not."
+        f"milliseconds per sentence: the median of {rounds} turns (lowest to highest). Operations are those "
+        "of matrix products, those that a mask hides included; the floor has none of these."
     )
 
 

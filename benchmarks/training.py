@@ -414,7 +414,6 @@ def count_all(plan: Plan) -> dict[str, float]:
 def count_halspan(plan: Plan, rows: Sequence[Row]) -> float:
     """Count one step of halspan."""
     detector, encoder = build(plan)
-    detector.backbone.get_base_model().set_attn_implementation("eager")
     passes = EncodeRows(encoder, load_image)(rows, tokens_per_pass=4096 * plan.images_per_step)
 
     def work() -> None:
@@ -427,7 +426,6 @@ def count_halspan(plan: Plan, rows: Sequence[Row]) -> float:
 def count_trainer(plan: Plan, rows: Sequence[Row]) -> float:
     """Count one step of the other model."""
     model, encoder = same_start(plan)
-    model.backbone.get_base_model().set_attn_implementation("eager")
     inputs = Collate(encoder)([(row.image, caption) for row in rows for caption in row.captions])
 
     def work() -> None:
