@@ -56,6 +56,7 @@ READ_LAYER = "halspan, `model.read_layer={}` of {}"
 SKIPPED = 2  # first steps, which do not count
 SEED = 0
 LOSS = LossWeights()
+KINDS = {"attention": "scaled_dot_product", "matrix products": "mm", "sums": "aten::add", "products": "aten::mul"}
 OPTIMIZER = OptimizerSpec(
     lora_lr=2e-4,
     head_lr=1e-3,
@@ -130,10 +131,11 @@ def main() -> None:
         )
         outcomes = run_ways(plan, rounds=arguments.rounds)
         operations = count_all(plan)
+        shares = profile_step(plan)
         curves = compare_curves(Path(name) / "curves", steps=arguments.curve_steps)
     leave("training", {"outcomes": {n: [vars(o) for o in of] for n, of in outcomes.items()}, "curves": curves})
-    lines = [introduce(about, plan, arguments.rounds), "", *table(plan, outcomes, operations), "", tell(curves)]
-    write_section(HEADING, lines)
+    lines = [introduce(about, plan, arguments.rounds), "", *table(plan, outcomes, operations), ""]
+    write_section(HEADING, [*lines, tell_profile(shares), "", tell(curves)])
 
 
 def ways_of(plan: Plan) -> dict[str, tuple[str, Plan]]:
@@ -434,6 +436,30 @@ def count_trainer(plan: Plan, rows: Sequence[Row]) -> float:
     return count_operations(work) / n_captions(rows)
 
 
+def profile_step(plan: Plan) -> list[tuple[str, float]]:
+    """Return the shares of kinds of operations in the CPU time of one pass of halspan, forward and back."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with tempfile.TemporaryDirectory() as name:
+        rows = make_rows(replace(plan, images=plan.images_per_step), Path(name))
+        detector, encoder = build(plan)
+        passes = EncodeRows(encoder, load_image)(rows, tokens_per_pass=4096 * plan.images_per_step)
+
+    def work() -> None:
+        for batch in passes:
+            combine(loss_terms(detector(batch), targets_of(batch), LOSS), LOSS).backward()  # type: ignore[no-untyped-call]
+
+    work()
+    with profile(activities=[ProfilerActivity.CPU]) as measured:
+        work()
+    seconds: dict[str, float] = {}
+    for of in measured.key_averages():
+        kind = next((kind for kind, part in KINDS.items() if part in of.key), "all else")
+        seconds[kind] = seconds.get(kind, 0.0) + of.self_cpu_time_total
+    total = sum(seconds.values())
+    return sorted(((kind, spent / total) for kind, spent in seconds.items()), key=lambda item: -item[1])
+
+
 def targets_of(batch: Batch) -> Targets:
     """Return the targets that a batch was encoded with."""
     if batch.targets is None:
@@ -497,6 +523,12 @@ def table(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]], operations: Map
         share = operations[name] / operations["floor"]
         lines.append(f"| the {name} | | | {operations[name] / GIGA:.2f} | {share:.2f} | | |")
     return lines
+
+
+def tell_profile(shares: Sequence[tuple[str, float]]) -> str:
+    """Say where the time of a pass goes."""
+    listed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares)
+    return f"CPU time of one pass of halspan, forward and back, by kinds of operations: {listed}."
 
 
 def tell(curves: Mapping[str, Any]) -> str:

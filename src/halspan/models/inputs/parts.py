@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from halspan.models.inputs.context import PADDING, PROMPT
 
@@ -42,6 +40,12 @@ class RowParts:
 
 def use_parts(decoder: Any) -> None:
     """Let a text decoder that uses `sdpa` compute rows part by part, where their mask is marked."""
+    # with these, transformers imports all of its quantizers, which loading a model does anyway
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
     decoder.set_attn_implementation(NAME)
 
 
@@ -131,7 +135,3 @@ def _find_parts(segments: list[int], share: int | None) -> RowParts:
         stop += sum(1 for _ in tokens)
         parts.append((start, stop))
     return RowParts(prompt, tuple(parts))
-
-
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
