@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -160,8 +159,9 @@ def write_corpus(folder: Path, n_captions: int) -> int:
 
 
 def peak_mib() -> float:
-    """Return the largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the largest resident set of this process so far; `getrusage` would count the one that started it, too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def introduce(rounds: int) -> str:
