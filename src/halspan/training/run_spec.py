@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from halspan.core.errors import ConfigError
 from halspan.evaluation.sampling import JudgeSpec
 
 _STRICT = ConfigDict(extra="forbid", validate_default=True)
@@ -101,6 +102,19 @@ class OptimizerSpec:
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["cosine", "linear", "constant"]
     clip_norm: Positive | None
+
+
+def check_backward(model: Any, trainer: TrainerSpec) -> None:
+    """Require that the attention of a model can be trained on the trainer's machine.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if model.attention == "flex" and trainer.accelerator == "cpu":
+        raise ConfigError(
+            "model.attention: flex cannot train on a CPU, because torch's flex_attention has no backward pass there; "
+            "set model.attention=sdpa, or train on a GPU (trainer=gpu)"
+        )
 
 
 def describe_recipe(trainer: TrainerSpec, optimizer: OptimizerSpec) -> str:

@@ -41,6 +41,11 @@ class Family:
     limit: str = ""
 
 
+def find_decoder(model: Any, family: Family) -> Any:
+    """Return the text decoder of a model."""
+    return model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+
+
 _ATTENTION_AND_MLP = r"\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"
 _LANGUAGE = r"model\.language_model" + _ATTENTION_AND_MLP
 _ENCODER = r"\..*\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc[12])"  # of CLIP and SigLIP

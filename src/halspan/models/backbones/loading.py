@@ -15,7 +15,8 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, A
 from halspan.core.checks import show
 from halspan.core.errors import HalspanError, ModelError
 from halspan.models.backbones.depth import cut_checkpoint, cut_config
-from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of
+from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of, find_decoder
+from halspan.models.backbones.flex import implementation_of, use_flex
 from halspan.models.backbones.quantize import Nf4Config
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
@@ -198,6 +199,8 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     model = _load_weights(spec, config)
     if spec.quantize is not None:
         check_quantised(measure(model, family))
+    if spec.attention == "flex":
+        use_flex(find_decoder(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 
@@ -210,7 +213,7 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
             config=config,
             state_dict=cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer),
             dtype=dtype,
-            attn_implementation=spec.attention,
+            attn_implementation=implementation_of(spec.attention),
             quantization_config=None if spec.quantize is None else Nf4Config(dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below

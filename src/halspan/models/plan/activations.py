@@ -93,7 +93,7 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
         kept = max(layers)
     else:
         kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
-    mask = tokens * line * step
+    mask = 0 if spec.attention == "flex" else tokens * line * step
     return Activations(
         kept=kept + mask + _kept_by_vision_tower(skeleton, spec, -(-tokens // line), step),
         gradients=0 if spec.lora is None else max(layers),
