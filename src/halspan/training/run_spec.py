@@ -34,6 +34,7 @@ class TrainerSpec:
         max_epochs: Passes over the training rows; None to count steps only.
         val_every_steps: Optimizer steps between validations; None for one after each epoch. There is always one after
             the last step.
+        patience: Validations in a row without a lower loss after which training ends early; None to take all steps.
         save_every_steps: Optimizer steps between two `last.ckpt`.
         log_every_steps: Optimizer steps between two lines of the log.
 
@@ -53,6 +54,7 @@ class TrainerSpec:
     max_steps: Count | None
     max_epochs: Count | None
     val_every_steps: Count | None
+    patience: Count | None
     save_every_steps: Count
     log_every_steps: Count
 

@@ -55,12 +55,13 @@ FORMER = {
 """Present prefixes of names in configurations, by those of earlier versions."""
 
 _JUDGES_ALL = {"judge": {_TARGET: "halspan.evaluation.sampling.JudgeSpec", "captions": None}}
+_TRAINS_PLAINLY = {"tokens_per_pass": "auto", "patience": None}
 _ADDED: dict[str, dict[str, Any]] = {
     "halspan.models.spec.ModelSpec": {"token_head": {"name": "comparing"}, "sentence_head": {"name": "pooling"}},
     "halspan.training.spec.RunSpec": _JUDGES_ALL,
     "halspan.training.run_spec.RunSpec": _JUDGES_ALL,  # version 0.1.0 had it without the key too
-    "halspan.training.spec.TrainerSpec": {"tokens_per_pass": "auto"},
-    "halspan.training.run_spec.TrainerSpec": {"tokens_per_pass": "auto"},
+    "halspan.training.spec.TrainerSpec": _TRAINS_PLAINLY,
+    "halspan.training.run_spec.TrainerSpec": _TRAINS_PLAINLY,
 }
 """Keys that specs have gained since they had these names, with the values that they amounted to."""
 
