@@ -9,7 +9,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import LlamaConfig, LlamaModel
 
 from halspan.core.errors import ModelError
-from halspan.models.backbones.families import find_decoder
 from halspan.models.backbones.flex import compile_attention, use_flex
 from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT, block_masks, layer_masks
 from halspan.models.plan.memory import PassSize, make_plan
@@ -102,8 +101,7 @@ def test_states_are_those_of_sdpa_in_all_families_and_contexts(name, context):
 def record_masks(detector: nn.Module) -> list[object]:
     """Record the mask that every layer of self-attention gets."""
     given: list[object] = []
-    decoder = find_decoder(detector._base_model(), detector.family)
-    for path, module in decoder.named_modules():
+    for path, module in detector.decoder.named_modules():
         if path.endswith("self_attn"):
             module.register_forward_pre_hook(
                 lambda _module, inputs, named: given.append(named["attention_mask"]), with_kwargs=True
@@ -113,7 +111,7 @@ def record_masks(detector: nn.Module) -> list[object]:
 
 def test_the_vision_tower_keeps_sdpa():
     detector, _ = build("qwen2_5_vl", attention="flex")
-    config = detector._base_model().config
+    config = detector.backbone_model.config
     assert config.vision_config._attn_implementation == "sdpa"
     assert "_flex" in config.get_text_config()._attn_implementation
 

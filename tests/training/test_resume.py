@@ -13,32 +13,20 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from small_runs import ROOT, run, small_overrides
+from small_runs import ROOT, run, small_overrides, unjudged_runs
 
-from halspan.app import fitting
 from halspan.core.errors import ConfigError, ResourceError
-from halspan.core.files import write_json
 from halspan.testing.small_corpora import write_corpus
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.module import DetectorModule
 
-FIGURES = {"reasons": {}}
 STEPS = ["trainer.max_steps=null", "trainer.val_every_steps=null"]
 SMALL = ["trainer.val_every_steps=4", "trainer.tokens_per_pass=200"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def unjudged():
-    """Leave out judging, which takes longer than training; a finished run has figures all the same."""
-
-    def leave_figures(*_, folder, **__):
-        write_json(folder / "metrics.json", FIGURES)
-        return FIGURES, {}
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("score_jobs", "leave_figures", "show_figures"):
-            patch.setattr(fitting, name, lambda *_, **__: None)
-        patch.setattr(fitting, "judge", leave_figures)
+    with unjudged_runs():
         yield
 
 

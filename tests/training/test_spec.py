@@ -21,6 +21,8 @@ def spec(**changes):
         "patience": None,
         "save_every_steps": 1,
         "log_every_steps": 1,
+        "compile": False,
+        "profile": False,
     }
     return TrainerSpec(**(values | changes))
 

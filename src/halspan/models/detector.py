@@ -17,7 +17,7 @@ from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbones.components import component_of, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, find_decoder
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, find_decoder, find_layers
 from halspan.models.backbones.flex import uses_flex
 from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
@@ -174,6 +174,21 @@ class SpanDetector(nn.Module):
         self.sentence_head = build_head("sentence_head", sentence_head, hidden, n_types)
         self._n_types = n_types
 
+    @property
+    def backbone_model(self) -> Any:
+        """Return the backbone itself, adapters included, without PEFT's shell around it."""
+        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+
+    @property
+    def decoder(self) -> Any:
+        """Return the text decoder."""
+        return find_decoder(self.backbone_model, self.family)
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """Return the layers of the text decoder."""
+        return find_layers(self.decoder)
+
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
         decoded = self._run(batch).states
@@ -222,7 +237,7 @@ class SpanDetector(nn.Module):
         masks = self._masks(batch, inputs)
         with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
-                **self.family.complete(self._base_model(), inputs, batch.segments),
+                **self.family.complete(self.backbone_model, inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
@@ -280,6 +295,3 @@ class SpanDetector(nn.Module):
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-
-    def _base_model(self) -> Any:
-        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone

@@ -22,12 +22,14 @@ from typing_extensions import override
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
+from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
 from halspan.training.module import DetectorModule, load_trained
+from halspan.training.profiling import Profile
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
 
@@ -122,8 +124,10 @@ def fit(
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
             checkpoints = _build_checkpoints(trainer, run, signals, n_rows=len(train))
-            lightning = _build_trainer(trainer, run, curves, checkpoints, n_rows=len(train))
-            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+            measuring = [Profile(run, detector)] if trainer.profile else []
+            lightning = _build_trainer(trainer, run, curves, [checkpoints, *measuring], n_rows=len(train))
+            with compiled(detector.decoder_layers if trainer.compile else ()):
+                lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
         ended_early = checkpoints.has_ended_early
         done = Progress(step=lightning.global_step)
         if done.step != total_steps and not ended_early:
@@ -244,7 +248,7 @@ def _build_checkpoints(spec: TrainerSpec, run: RunDirectory, signals: Signals, *
 
 
 def _build_trainer(
-    spec: TrainerSpec, run: RunDirectory, curves: Logger, checkpoints: Checkpoints, *, n_rows: int
+    spec: TrainerSpec, run: RunDirectory, curves: Logger, callbacks: Sequence[pl.Callback], *, n_rows: int
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator=spec.accelerator,
@@ -258,7 +262,7 @@ def _build_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
-        callbacks=[checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
+        callbacks=[*callbacks, StepBar(leave=True, console_kwargs={"stderr": True})],
         plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -37,6 +37,9 @@ class TrainerSpec:
         patience: Validations in a row without a lower loss after which training ends early; None to take all steps.
         save_every_steps: Optimizer steps between two `last.ckpt`.
         log_every_steps: Optimizer steps between two lines of the log.
+        compile: Whether the text decoder's layers are compiled (torch.compile); takes a while at the start, and needs a
+            C++ compiler on a CPU.
+        profile: Whether a few steps after the first ones are measured: `profile.html` says where their time goes.
 
     Raises:
         pydantic.ValidationError: A key is unknown, or a value has the wrong type or range.
@@ -57,6 +60,8 @@ class TrainerSpec:
     patience: Count | None
     save_every_steps: Count
     log_every_steps: Count
+    compile: Annotated[bool, Field(strict=True)]
+    profile: Annotated[bool, Field(strict=True)]
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None:

@@ -55,7 +55,7 @@ FORMER = {
 """Present prefixes of names in configurations, by those of earlier versions."""
 
 _JUDGES_ALL = {"judge": {_TARGET: "halspan.evaluation.sampling.JudgeSpec", "captions": None}}
-_TRAINS_PLAINLY = {"tokens_per_pass": "auto", "patience": None}
+_TRAINS_PLAINLY = {"tokens_per_pass": "auto", "patience": None, "compile": False, "profile": False}
 _ADDED: dict[str, dict[str, Any]] = {
     "halspan.models.spec.ModelSpec": {"token_head": {"name": "comparing"}, "sentence_head": {"name": "pooling"}},
     "halspan.training.spec.RunSpec": _JUDGES_ALL,

@@ -108,6 +108,9 @@ def flex_forward(
     if torch.is_autocast_enabled(query.device.type):  # which knows sdpa, and does not know flex
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if torch.compiler.is_compiling():  # a layer as a whole (trainer.compile), and attention with it
+        read = flex_attention(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+        return read.transpose(1, 2).contiguous(), None
     attend = _attend_as_is if query.device.type == "cpu" else _attend_compiled
     return attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
