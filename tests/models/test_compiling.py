@@ -29,11 +29,10 @@ def test_layers_keep_their_names_and_run_as_they_are_after_the_block():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_compiled_layers_give_the_same_gradients(attention):
+def test_compiled_layers_give_the_same_gradients():
     gradients = []
     for is_compiled in (False, True):
-        detector, encoder = build("gemma3", attention=attention, gradient_checkpointing=True)
+        detector, encoder = build("gemma3", attention="sdpa", gradient_checkpointing=True)
         with compiled(detector.decoder_layers if is_compiled else ()):
             for rows in ([CAPTIONS], [CAPTIONS, CAPTIONS[:1]], [CAPTIONS[:2]]):
                 detector.states(encode(encoder, *rows)).square().mean().backward()

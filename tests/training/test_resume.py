@@ -286,6 +286,24 @@ def test_checkpoints_that_hold_the_state_of_generators_still_load(corpus, whole,
     assert_same(stopped, tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's compiler itself
+def test_a_run_compiles_its_layers_while_it_trains_and_its_checkpoint_is_the_same(corpus, whole, tmp_path, monkeypatch):
+    seen = []
+    step = DetectorModule.training_step
+
+    def look(module, *arguments):
+        seen.append([layer._compiled_call_impl is not None for layer in module.detector.decoder_layers])
+        return step(module, *arguments)
+
+    monkeypatch.setattr(DetectorModule, "training_step", look)
+    with torch.compiler.set_stance("force_eager"):  # what is compiled runs as it is; compiling would take minutes
+        run(*quick(corpus), *SMALL, f"run_dir={tmp_path}", "trainer.compile=true")
+    assert all(all(layers) for layers in seen)
+    assert len(seen) == checkpoint(tmp_path)["global_step"]
+    assert checkpoint(tmp_path)["state_dict"].keys() == checkpoint(whole)["state_dict"].keys()
+    assert_same(tmp_path, whole)
+
+
 @pytest.mark.slow
 def test_two_processes_with_dropout_resume_to_the_weights_of_an_uninterrupted_run(corpus, tmp_path):
     together = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.workers=0"]

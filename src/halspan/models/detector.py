@@ -20,7 +20,7 @@ from halspan.models.backbones.components import component_of, plain_path
 from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, find_decoder, find_layers
 from halspan.models.backbones.flex import uses_flex
 from halspan.models.backbones.loading import Backbone, load_backbone
-from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.checkpointing import checkpoint_layers, outermost, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
 from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, collate
@@ -175,14 +175,14 @@ class SpanDetector(nn.Module):
         self._n_types = n_types
 
     @property
-    def backbone_model(self) -> Any:
-        """Return the backbone itself, adapters included, without PEFT's shell around it."""
-        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+    def vision_tower(self) -> list[nn.Module]:
+        """Return the largest modules that are all vision tower."""
+        return list(outermost(self._base_model(), [self.family.vision]))
 
     @property
     def decoder(self) -> Any:
         """Return the text decoder."""
-        return find_decoder(self.backbone_model, self.family)
+        return find_decoder(self._base_model(), self.family)
 
     @property
     def decoder_layers(self) -> Sequence[nn.Module]:
@@ -237,7 +237,7 @@ class SpanDetector(nn.Module):
         masks = self._masks(batch, inputs)
         with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
-                **self.family.complete(self.backbone_model, inputs, batch.segments),
+                **self.family.complete(self._base_model(), inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
@@ -295,3 +295,6 @@ class SpanDetector(nn.Module):
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _base_model(self) -> Any:
+        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone

@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from typing_extensions import override
 
 from halspan.core.files import write_json
-from halspan.models.checkpointing import outermost
 from halspan.models.detector import SpanDetector
 from halspan.training.rundir import RunDirectory
 
@@ -151,9 +150,8 @@ class Profile(pl.Callback):
         self._validation.close()
 
     def _begin(self) -> None:
-        towers = outermost(self._detector.backbone_model, [self._detector.family.vision])
         self._hooks = [
-            *(hook for tower in towers for hook in _watch(tower, "vision tower")),
+            *(hook for tower in self._detector.vision_tower for hook in _watch(tower, "vision tower")),
             *_watch(self._detector.decoder, "decoder"),
             *_watch(self._detector.token_head, "heads and loss"),
             *_watch(self._detector.sentence_head, "heads and loss"),
