@@ -43,14 +43,30 @@ def drawn(n: int, *, n_rows: int = 2, seed: int = 0) -> tuple[torch.Tensor, torc
     return segments, blocks, order
 
 
+def sees(kind: str, query: int, key: int, segments: list[int], blocks: list[int], order: list[int]) -> bool:
+    """Say it pair by pair, as the documents do."""
+    is_before = key <= query and segments[key] in (segments[query], PROMPT)
+    is_together = blocks[key] == blocks[query] != NO_BLOCK
+    near = {
+        "full_attention": True,
+        "sliding_attention": order[query] - order[key] < 9,
+        "chunked_attention": order[query] // 7 == order[key] // 7,
+    }
+    return (is_before or is_together) and near[kind]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_block_mask_lets_through_the_pairs_of_the_additive_one(kind):
+def test_a_block_mask_and_the_additive_one_let_through_the_pairs_that_see_each_other(kind):
+    n, places = 70, range(70)
     for seed in range(3):
-        rows = drawn(150, seed=seed)
+        rows = drawn(n, seed=seed)
+        lists = list(zip(*(part.tolist() for part in rows), strict=True))
+        expected = [[[sees(kind, query, key, *row) for key in places] for query in places] for row in lists]
         mask = block_masks({kind: KINDS[kind]}, *rows)[kind]
+        assert mask.shape == (2, 1, n, n)
+        assert create_mask(mask.mask_mod, 2, 1, n, n, "cpu")[:, 0].tolist() == expected
         additive = layer_masks({kind: KINDS[kind]}, *rows, dtype=torch.float32)[kind]
-        assert torch.equal(create_mask(mask.mask_mod, 2, 1, 150, 150, "cpu"), additive == 0)
-        assert mask.shape == (2, 1, 150, 150)
+        assert (additive[:, 0] == 0).tolist() == expected
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
