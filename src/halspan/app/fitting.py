@@ -1,5 +1,6 @@
 """One run after its data have been read: plan, build, train, judge. Its imports take seconds."""
 
+import json
 import logging
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from halspan.models.plan.inventory import gib, take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
 from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
+from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
 from halspan.training.fit import check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
@@ -157,6 +159,14 @@ def _begin(place: RunDirectory, spec: RunSpec, settings: dict[str, Any], corpus:
         logger.info("%s: %d captions", part, len(captions))
 
 
+def _show_profile(place: RunDirectory) -> None:
+    """Write the page of a measured run, if this one was."""
+    if place.profile.exists():
+        page = place.path / "profile.html"
+        write_profile_page(page, json.loads(place.profile.read_text()), title=place.path.name)
+        logger.info("where the time of a step goes: %s", page)
+
+
 def _origin_so_far(place: RunDirectory) -> list[Any]:
     """Read from a run's configuration which processes have trained it."""
     origin = read_settings(place.config).get("origin") if place.is_run else None
@@ -190,6 +200,7 @@ def _fit_and_judge(
             seed=spec.seed,
         )
         if is_first_process():
+            _show_profile(place)
             sample = spec.judge.choose(parts.parts(), seed=spec.seed)
             jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
             scored = score_jobs(

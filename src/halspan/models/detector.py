@@ -10,18 +10,20 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbones.components import component_of, plain_model, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family, find_decoder, find_layers
+from halspan.models.backbones.flex import uses_flex
 from halspan.models.backbones.loading import Backbone, load_backbone
-from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.checkpointing import checkpoint_layers, outermost, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
 from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, collate
-from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
+from halspan.models.inputs.context import PROMPT, block_masks, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
@@ -165,7 +167,8 @@ class SpanDetector(nn.Module):
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
         self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
-        watch(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
+        self._has_block_masks = uses_flex(model.config.get_text_config())
+        watch(find_decoder(model, family))
         self.backbone = model if lora is None else _adapt(model, family, lora)
         run_frozen_towers_without_grad(model, family)
         if gradient_checkpointing:
@@ -174,6 +177,21 @@ class SpanDetector(nn.Module):
         self.token_head = build_head("token_head", token_head, hidden, n_types)
         self.sentence_head = build_head("sentence_head", sentence_head, hidden, n_types)
         self._n_types = n_types
+
+    @property
+    def vision_tower(self) -> list[nn.Module]:
+        """Return the largest modules that are all vision tower."""
+        return list(outermost(self._base_model(), [self.family.vision]))
+
+    @property
+    def decoder(self) -> Any:
+        """Return the text decoder."""
+        return find_decoder(self._base_model(), self.family)
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """Return the layers of the text decoder."""
+        return find_layers(self.decoder)
 
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
@@ -219,12 +237,8 @@ class SpanDetector(nn.Module):
         return this.states[batch.token_row, batch.token_position]
 
     def _run(self, batch: Batch, *, ends_early: bool = False) -> Pass:
-        device = batch.segments.device.type
-        scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
-        blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
-        order = inputs["position_ids"]
-        masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        masks = self._masks(batch, inputs)
         with current_pass(masks, ends_early=ends_early) as this:
             self.backbone(
                 **self.family.complete(self._base_model(), inputs, batch.segments),
@@ -241,6 +255,16 @@ class SpanDetector(nn.Module):
         """
         if any(getattr(module, "merged", None) is False for module in self.backbone.modules()):  # of peft's layers
             self.backbone.merge_adapter()
+
+    def _masks(self, batch: Batch, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor | BlockMask]:
+        """Return the mask of each kind of layer."""
+        blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
+        order = inputs["position_ids"]
+        if self._has_block_masks:
+            return block_masks(self._kinds, batch.segments, blocks, order)
+        device = batch.segments.device.type
+        scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
+        return layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""

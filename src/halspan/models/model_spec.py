@@ -82,7 +82,8 @@ class ModelSpec:
         pack_tokens: Largest number of tokens in a row in which captions of one image share a prompt; a longer caption
             has a row of its own. It changes speed and memory, but no result.
         dtype: Type of the frozen weights.
-        attention: Implementation of attention in transformers.
+        attention: Implementation of attention: transformers' `eager` or `sdpa`, with a mask of all pairs of tokens; or
+            torch's `flex`, which leaves out blocks of pairs that do not see each other, and trains on GPUs only.
         quantize: `nf4` stores the language tower in 4 bits, routed experts included, and computes in `dtype`; None
             stores all weights in `dtype`.
         image: Settings of the image processor that differ from the checkpoint's, such as its size, by the names of the
@@ -105,7 +106,7 @@ class ModelSpec:
     max_tokens: Count
     pack_tokens: Count
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["eager", "sdpa"]
+    attention: Literal["eager", "sdpa", "flex"]
     quantize: Literal["nf4"] | None = None
     image: dict[str, Any] = Field(default_factory=dict)
     gradient_checkpointing: Switch = False

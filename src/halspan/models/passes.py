@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 
 class DecoderReachedError(Exception):
@@ -25,7 +26,7 @@ class Pass:
         decoded: Last hidden state of the decoder, `row position hidden`; None until it has run.
     """
 
-    masks: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor | BlockMask]
     ends_early: bool = False
     decoded: Tensor | None = None
 
@@ -53,7 +54,7 @@ def watch(decoder: nn.Module) -> None:
 
 
 @contextmanager
-def current_pass(masks: Mapping[str, Tensor], *, ends_early: bool = False) -> Iterator[Pass]:
+def current_pass(masks: Mapping[str, Tensor | BlockMask], *, ends_early: bool = False) -> Iterator[Pass]:
     """Yield a new pass of this thread, for decoders that `watch` was called on.
 
     Args:

@@ -9,6 +9,7 @@ from halspan.data.images import read_size
 from halspan.data.rows import Row
 from halspan.models.inputs.batch import Batch
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.training.profiling import timed
 
 _SAMPLE = 512  # rows whose captions are tokenized to estimate the length of all
 _SIZES = ((64, 64), (640, 480), (300, 900))  # images by which it shows whether the prompt's length depends on the image
@@ -29,8 +30,11 @@ class EncodeRows:
 
     def __call__(self, rows: Sequence[Row], *, tokens_per_pass: int) -> tuple[Batch, ...]:
         """Encode rows with targets, as batches of at most `tokens_per_pass` tokens, padding included."""
-        encoded = [self._encoder.encode(self._read_image(row.image), row.captions) for row in rows]
-        return self._encoder.passes(encoded, tokens=tokens_per_pass)
+        with timed("reading images"):
+            images = [self._read_image(row.image) for row in rows]
+        with timed("encoding"):
+            encoded = [self._encoder.encode(image, row.captions) for image, row in zip(images, rows, strict=True)]
+            return self._encoder.passes(encoded, tokens=tokens_per_pass)
 
     def measure(self, rows: Sequence[Row]) -> list[int]:
         """Estimate the length of each row in tokens, from its characters and the size of its image.

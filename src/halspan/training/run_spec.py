@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from halspan.core.errors import ConfigError
 from halspan.evaluation.sampling import JudgeSpec
 
 _STRICT = ConfigDict(extra="forbid", validate_default=True)
@@ -33,8 +34,12 @@ class TrainerSpec:
         max_epochs: Passes over the training rows; None to count steps only.
         val_every_steps: Optimizer steps between validations; None for one after each epoch. There is always one after
             the last step.
+        patience: Validations in a row without a lower loss after which training ends early; None to take all steps.
         save_every_steps: Optimizer steps between two `last.ckpt`.
         log_every_steps: Optimizer steps between two lines of the log.
+        compile: Whether the text decoder's layers are compiled (torch.compile); takes a while at the start, and needs a
+            C++ compiler on a CPU.
+        profile: Whether a few steps after the first ones are measured: `profile.html` says where their time goes.
 
     Raises:
         pydantic.ValidationError: A key is unknown, or a value has the wrong type or range.
@@ -52,8 +57,11 @@ class TrainerSpec:
     max_steps: Count | None
     max_epochs: Count | None
     val_every_steps: Count | None
+    patience: Count | None
     save_every_steps: Count
     log_every_steps: Count
+    compile: Annotated[bool, Field(strict=True)]
+    profile: Annotated[bool, Field(strict=True)]
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
@@ -101,6 +109,19 @@ class OptimizerSpec:
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["cosine", "linear", "constant"]
     clip_norm: Positive | None
+
+
+def check_backward(model: Any, trainer: TrainerSpec) -> None:
+    """Require that the attention of a model can be trained on the trainer's machine.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if model.attention == "flex" and trainer.accelerator == "cpu":
+        raise ConfigError(
+            "model.attention: flex cannot train on a CPU, because torch's flex_attention has no backward pass there; "
+            "set model.attention=sdpa, or train on a GPU (trainer=gpu)"
+        )
 
 
 def describe_recipe(trainer: TrainerSpec, optimizer: OptimizerSpec) -> str:

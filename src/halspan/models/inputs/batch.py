@@ -133,13 +133,14 @@ class Batch:
         return replace(self, targets=targets, **moved)
 
 
-def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -> Batch:
+def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int, grain: int = 1) -> Batch:
     """Lay out at least one row as one batch; rows and their captions keep their order.
 
     Args:
         rows: Encoded rows.
         context: Part of its own caption that a token sees.
         pack_tokens: Largest number of tokens in a line in which captions share a prompt.
+        grain: Number of tokens of which the padded length is a multiple.
     """
     lines: list[_Line] = []
     places: list[_Place] = []
@@ -148,9 +149,9 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -
     captions = [caption for row in rows for caption in row.captions]
     targets = [caption.targets for caption in captions if caption.targets is not None]
     return Batch(
-        inputs=_join_inputs(lines),
-        segments=_pad([line.segments for line in lines], PADDING),
-        blocks=_pad([line.blocks for line in lines], NO_BLOCK),
+        inputs=_join_inputs(lines, grain),
+        segments=_pad([line.segments for line in lines], PADDING, grain),
+        blocks=_pad([line.blocks for line in lines], NO_BLOCK, grain),
         token_row=_join([np.full(place.stop - place.start, place.line) for place in places]),
         token_position=_join([np.arange(place.start, place.stop) for place in places]),
         token_expectation=_join([_expectations(place, context) for place in places]),
@@ -241,13 +242,13 @@ def _blocks(captions: Sequence[EncodedCaption], context: Context, copies: int) -
             yield np.full(copies * len(caption.ids), NO_BLOCK)
 
 
-def _join_inputs(lines: Sequence[_Line]) -> dict[str, Tensor]:
+def _join_inputs(lines: Sequence[_Line], grain: int) -> dict[str, Tensor]:
     inputs = {
-        "input_ids": _pad([line.ids for line in lines], 0),
-        "position_ids": _pad([line.positions for line in lines], 0),
+        "input_ids": _pad([line.ids for line in lines], 0, grain),
+        "position_ids": _pad([line.positions for line in lines], 0, grain),
     }
     for name in lines[0].row.token_inputs:
-        of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0)
+        of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0, 1)
         inputs[name] = F.pad(of_prompts, (0, inputs["input_ids"].shape[1] - of_prompts.shape[1]))
     for name in lines[0].row.image_inputs:
         inputs[name] = _join_images([line.row.image_inputs[name] for line in lines])
@@ -280,5 +281,6 @@ def _join(parts: Sequence[Int[ndarray, "_"]]) -> Int[Tensor, "_"]:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _pad(parts: list[Int[Tensor, "_"]], value: int) -> Int[Tensor, "row position"]:
-    return pad_sequence(parts, batch_first=True, padding_value=value)
+def _pad(parts: list[Int[Tensor, "_"]], value: int, grain: int) -> Int[Tensor, "row position"]:
+    padded = pad_sequence(parts, batch_first=True, padding_value=value)
+    return F.pad(padded, (0, -padded.shape[1] % grain), value=value)

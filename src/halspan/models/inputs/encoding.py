@@ -23,6 +23,7 @@ __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
 
 _NOT_PASSED_ON = ("attention_mask", "labels")  # halspan makes its own
 _MOST_CACHED = 32_768  # captions; about 10 kB each
+_FLEX_GRAIN = 128  # tokens; the side of a block of torch's block masks
 
 
 class RowEncoder:
@@ -44,6 +45,7 @@ class RowEncoder:
         self._taxonomy = tuple(taxonomy)
         self._prompt = render_prompt(processor, spec.prompt)
         _check_image_settings(processor.image_processor, spec.image)
+        self._grain = _FLEX_GRAIN if spec.attention == "flex" else 1
         self._cache: dict[tuple[Caption, bool], EncodedCaption] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,7 +100,8 @@ class RowEncoder:
 
     def collate(self, rows: Sequence[EncodedRow]) -> Batch:
         """Join at least one encoded row into a batch; either all or none of them have targets."""
-        return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+        spec = self._spec
+        return collate(rows, context=spec.context, pack_tokens=spec.pack_tokens, grain=self._grain)
 
     def passes(self, rows: Sequence[EncodedRow], *, tokens: int) -> tuple[Batch, ...]:
         """Join at least one encoded row into batches of at most `tokens` tokens each, padding included.
@@ -125,9 +128,10 @@ class RowEncoder:
         return copies_of(self._spec.context) * sum(len(encoded) for encoded in tokens)
 
     def length(self, line: EncodedRow) -> int:
-        """Return the tokens of a row that is one line, prompt included."""
+        """Return the tokens of a row that is one line, prompt included, as they are padded where it stands alone."""
         copies = copies_of(self._spec.context)
-        return len(line.prompt) + copies * sum(len(caption.ids) for caption in line.captions)
+        n_tokens = len(line.prompt) + copies * sum(len(caption.ids) for caption in line.captions)
+        return n_tokens + -n_tokens % self._grain
 
     def _encode_row(self, image: Image.Image) -> tuple[EncodedRow, int]:
         """Encode a row without its captions; return it with the room for each caption."""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import find_layers
 from halspan.models.model_spec import EXPERTS, ModelSpec
 from halspan.models.plan.skeleton import Skeleton
 
@@ -86,14 +87,14 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     scores = heads * line * (4 if step == 4 else 6) if spec.attention == "eager" else 0
     layers = [
         tokens * (_bytes_per_token([layer], spec, heads, step) + scores) + _copies(layer, spec, size, step)
-        for layer in _layers(skeleton.decoder)
+        for layer in find_layers(skeleton.decoder)
     ]
     state = tokens * text.hidden_size * (2 if spec.dtype == "bfloat16" else _FLOAT32)
     if spec.lora is None:
         kept = max(layers)
     else:
         kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
-    mask = tokens * line * step
+    mask = 0 if spec.attention == "flex" else tokens * line * step
     return Activations(
         kept=kept + mask + _kept_by_vision_tower(skeleton, spec, -(-tokens // line), step),
         gradients=0 if spec.lora is None else max(layers),
@@ -123,11 +124,6 @@ def _kept_by_heads(skeleton: Skeleton) -> int:
         return _HEAD_COPIES
     n_bytes = sum(tensor.nbytes for tensor in kept.values())
     return int(n_bytes // (_HEAD_TOKENS * hidden * _FLOAT32))
-
-
-def _layers(decoder: nn.Module) -> Sequence[nn.Module]:
-    """Return the decoder's layers, which are its longest list of modules."""
-    return max((list(module) for module in decoder.modules() if isinstance(module, nn.ModuleList)), key=len)
 
 
 def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, step: int) -> int:
