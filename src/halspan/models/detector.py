@@ -3,7 +3,8 @@
 Axes: `token` (caption tokens of a whole batch), `hidden`, `row` and `position` of the backbone's input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, collate
 from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.lora import add_lora
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
@@ -139,6 +141,7 @@ class SpanDetector(nn.Module):
 
     Attributes:
         family: Family of the backbone.
+        on_features: Function that is given the features of each row that is to be kept, when a pass has them.
 
     Raises:
         ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
@@ -157,6 +160,7 @@ class SpanDetector(nn.Module):
         super().__init__()
         model, family = backbone.model, backbone.family
         self.family = family
+        self.on_features: Callable[[Sequence[Draft], Sequence[Features]], None] | None = None
         self._dtype: torch.dtype = model.dtype
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
@@ -198,6 +202,10 @@ class SpanDetector(nn.Module):
         """
         self._run(batch, ends_early=True)
 
+    def decoder_arguments(self, batch: Batch) -> Mapping[str, Any]:
+        """Return what the text decoder is called with, by the names of its arguments; it does not run."""
+        return self._run(batch, ends_early=True).arguments
+
     def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Return the states of the model's own forward pass, with its own positions and masks.
 
@@ -221,7 +229,7 @@ class SpanDetector(nn.Module):
         blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
         order = inputs["position_ids"]
         masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
-        with current_pass(masks, ends_early=ends_early) as this:
+        with current_pass(masks, ends_early=ends_early, change=partial(self._exchange_features, batch)) as this:
             self.backbone(
                 **self.family.complete(self._base_model(), inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
@@ -229,6 +237,14 @@ class SpanDetector(nn.Module):
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
             )
         return this
+
+    def _exchange_features(self, batch: Batch, named: dict[str, Any]) -> dict[str, Any]:
+        """Put in the features that a batch has instead of pixels, or show those that its pixels have become."""
+        if batch.features:
+            return put(named, batch.features, batch.segments == PROMPT)
+        if batch.drafts and self.on_features is not None:
+            self.on_features(batch.drafts, take(named, batch.segments == PROMPT))
+        return named
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
