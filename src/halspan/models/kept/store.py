@@ -54,12 +54,12 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except FileNotFoundError:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            _remove(path, " ".join(str(error).split())[:200])
             return None
-        except (OSError, SafetensorError) as error:
-            return self._remove(path, str(error))
         if about != _about(name, tensors):
-            return self._remove(path, "its content is not what was written")
+            _remove(path, "its content is not what was written")
+            return None
         return tensors
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -105,7 +105,10 @@ class Store:
             total += status.st_size
         return total
 
-    def _remove(self, path: Path, reason: str) -> None:
+
+def _remove(path: Path, reason: str) -> None:
+    """Remove a damaged entry; one that is gone already was removed or replaced by another process."""
+    if path.exists():
         logger.warning("%s is damaged (%s): it is removed, and its image processed again", path, reason)
         path.unlink(missing_ok=True)
 
@@ -123,5 +126,5 @@ def _about(name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     for key in sorted(tensors):
         tensor = tensors[key].contiguous()
         checksum = zlib.crc32(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
-        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return {"name": name, "crc32": f"{checksum:08x}"}
