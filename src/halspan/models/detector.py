@@ -17,12 +17,12 @@ from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbones.components import component_of, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family
 from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
 from halspan.models.heads.protocol import HeadSpec
-from halspan.models.inputs.batch import Batch, collate
+from halspan.models.inputs.batch import Batch, EncodedRow, collate
 from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.kept.features import Draft, Features, put, take
@@ -68,12 +68,16 @@ def build_detector(
     return detector, encoder
 
 
-def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+def example_row(encoder: RowEncoder) -> EncodedRow:
     """Encode a caption of a nearly square image whose sides are not multiples of a patch, and which fits one tile."""
     image = Image.linear_gradient("L").convert("RGB").resize((151, 149))
     text = "A photo of a street."
     caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
-    row = encoder.encode(image, [caption], targets=False)
+    return encoder.encode(image, [caption], targets=False)
+
+
+def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+    row = example_row(encoder)
     return collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
 
 
@@ -128,6 +132,12 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def text_decoder(model: Any, family: Family) -> nn.Module:
+    """Return the text decoder of a backbone."""
+    decoder: nn.Module = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+    return decoder
+
+
 class SpanDetector(nn.Module):
     """A model that judges the tokens and sentences of captions; only adapters and heads are trainable.
 
@@ -165,7 +175,7 @@ class SpanDetector(nn.Module):
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
         self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
-        watch(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
+        watch(text_decoder(model, family))
         self.backbone = model if lora is None else add_lora(model, family, lora)
         run_frozen_towers_without_grad(model, family)
         if gradient_checkpointing:
@@ -231,7 +241,7 @@ class SpanDetector(nn.Module):
         masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
         with current_pass(masks, ends_early=ends_early, change=partial(self._exchange_features, batch)) as this:
             self.backbone(
-                **self.family.complete(self._base_model(), inputs, batch.segments),
+                **self.family.complete(self.base_model, inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
@@ -245,6 +255,14 @@ class SpanDetector(nn.Module):
         if batch.drafts and self.on_features is not None:
             self.on_features(batch.drafts, take(named, batch.segments == PROMPT))
         return named
+
+    def tensors_below_decoder(self) -> dict[str, Tensor]:
+        """Return all weights and buffers that turn prompt and image into inputs of the text decoder, by path."""
+        model = self.base_model
+        embeddings = {id(tensor) for tensor in _tensors(model.get_input_embeddings()).values()}
+        above = [text_decoder(model, self.family), model.get_output_embeddings()]
+        others = {id(tensor) for module in above for tensor in _tensors(module).values()} - embeddings
+        return {path: tensor for path, tensor in _tensors(model).items() if id(tensor) not in others}
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
@@ -288,5 +306,11 @@ class SpanDetector(nn.Module):
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
-    def _base_model(self) -> Any:
+    @property
+    def base_model(self) -> Any:
+        """Return the backbone without PEFT's wrapper."""
         return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())

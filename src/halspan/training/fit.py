@@ -23,10 +23,12 @@ from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.detector import SpanDetector
+from halspan.models.kept.keeping import Keeper
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
+from halspan.training.kept_images import KeepImages
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
@@ -69,6 +71,7 @@ def fit(
     loss: LossWeights,
     curves: Logger,
     seed: int,
+    keeper: Keeper | None = None,
 ) -> None:
     """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
@@ -84,6 +87,7 @@ def fit(
         loss: Weights of the loss terms.
         curves: Logger of the curves.
         seed: Seed of the order of rows and of dropout.
+        keeper: Features of images that are kept; None to keep none.
 
     Raises:
         DataError: There are no training or no validation rows.
@@ -116,11 +120,11 @@ def fit(
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
-        with _signals_raised() as signals, warnings.catch_warnings():
+        with _shown_to(keeper, detector), _signals_raised() as signals, warnings.catch_warnings():
             # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-            lightning = _build_trainer(trainer, run, curves, signals, n_rows=len(train))
+            lightning = _build_trainer(trainer, run, curves, signals, n_rows=len(train), keeper=keeper)
             lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
         if lightning.global_step != total_steps:
             raise ModelError(
@@ -128,6 +132,16 @@ def fit(
                 "it to; resume=true continues from last.ckpt"
             )
     load_trained(detector, run.best)
+
+
+@contextmanager
+def _shown_to(keeper: Keeper | None, detector: SpanDetector) -> Iterator[None]:
+    """Let a keeper have the features of images that passes of a detector show."""
+    detector.on_features = None if keeper is None else keeper.take
+    try:
+        yield
+    finally:
+        detector.on_features = None
 
 
 @contextmanager
@@ -214,7 +228,7 @@ def check_length(run: RunDirectory, spec: TrainerSpec, *, n_rows: int) -> None:
 
 
 def _build_trainer(
-    spec: TrainerSpec, run: RunDirectory, curves: Logger, signals: Signals, *, n_rows: int
+    spec: TrainerSpec, run: RunDirectory, curves: Logger, signals: Signals, *, n_rows: int, keeper: Keeper | None
 ) -> pl.Trainer:
     val_every_steps = spec.val_every_steps or spec.steps_per_epoch(n_rows)
     total_steps = spec.total_steps(n_rows)
@@ -225,6 +239,7 @@ def _build_trainer(
         val_every_steps=val_every_steps,
         total_steps=total_steps,
     )
+    keeping = [] if keeper is None else [KeepImages(keeper, workers=spec.workers)]
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
@@ -237,7 +252,7 @@ def _build_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
-        callbacks=[checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
+        callbacks=[*keeping, checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
         plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -42,6 +42,10 @@ class Store:
         """Return the file of an entry."""
         return self._folder / name[:2] / f"{name}.safetensors"
 
+    def has(self, name: str) -> bool:
+        """Return whether there is an entry; only `read` sees whether it is whole."""
+        return self.path(name).exists()
+
     def read(self, name: str) -> dict[str, Tensor] | None:
         """Read an entry; None where there is none. A damaged one is removed.
 
@@ -63,10 +67,8 @@ class Store:
         return tensors
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Write an entry, unless there is one or no room; return whether there is one now."""
+        """Write an entry, in the place of one of that name; return False where there is no room."""
         path = self.path(name)
-        if path.exists():
-            return True
         if self._is_closed or not self._has_room(sum(tensor.nbytes for tensor in tensors.values())):
             return False
         try:
