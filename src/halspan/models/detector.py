@@ -17,7 +17,7 @@ from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbones.components import component_of, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, text_decoder
 from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
@@ -130,12 +130,6 @@ def _check_default_row(detector: "SpanDetector", encoder: RowEncoder, model_type
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def text_decoder(model: Any, family: Family) -> nn.Module:
-    """Return the text decoder of a backbone."""
-    decoder: nn.Module = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
-    return decoder
 
 
 class SpanDetector(nn.Module):

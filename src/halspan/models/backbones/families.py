@@ -179,6 +179,11 @@ DEFAULT = Family(
 """Any other `AutoModelForImageTextToText`, by the names that most of them use."""
 
 
+def text_decoder(model: Any, family: Family) -> Any:
+    """Return the text decoder of a backbone."""
+    return model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+
+
 BACKBONES = Registry("halspan.backbones", "backbone", {})
 """Families of other packages: under each `model_type` a function without arguments that returns its `Family`.
 

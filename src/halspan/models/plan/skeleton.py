@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from halspan.models.backbones.depth import cut_config
-from halspan.models.backbones.families import Family
+from halspan.models.backbones.families import Family, text_decoder
 from halspan.models.backbones.loading import TINY_LLAMA4, Backbone, find_family, read_config
 from halspan.models.backbones.tiny import tiny_llama4_config
 from halspan.models.detector import SpanDetector
@@ -60,7 +60,7 @@ def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
         model = AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention
         )
-        decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+        decoder = text_decoder(model, family)
         backbone = Backbone(model=model.requires_grad_(False), processor=None, family=family)
         detector = SpanDetector(
             backbone, lora=spec.lora, token_head=spec.token_head, sentence_head=spec.sentence_head, n_types=n_types

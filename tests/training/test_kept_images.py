@@ -1,0 +1,152 @@
+"""Runs that keep features of images: a second epoch reads no image, and what is learned stays the same."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_runs import configuration, run, small_overrides
+
+from halspan.app.configuration import configure
+from halspan.core.errors import ConfigError
+from halspan.data import controls
+from halspan.data.rows import Row
+from halspan.models.inputs.batch import EncodedRow
+from halspan.testing.small_corpora import write_corpus
+from halspan.training.encoding import EncodeRows
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=8)
+
+
+def overrides(corpus: Path, folder: Path, kept: Path, mode: str = "true") -> list[str]:
+    return [
+        *small_overrides(corpus),
+        "model.lora.dropout=0",
+        "trainer.precision=32-true",
+        "trainer.max_steps=null",
+        "trainer.max_epochs=2",
+        f"trainer.keep_images={mode}",
+        f"trainer.keep_folder={kept}",
+        "judge.captions=2",
+        f"run_dir={folder}",
+    ]
+
+
+def gradients(folder: Path) -> dict[int, torch.Tensor]:
+    """Give AdamW's running mean of gradients."""
+    state = torch.load(folder / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    return {index: entry["exp_avg"] for index, entry in state.items()}
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    one, other = gradients(first), gradients(second)
+    assert one.keys() == other.keys()
+    scale = max(float(gradient.abs().max()) for gradient in one.values())
+    assert max(float((one[index] - other[index]).abs().max()) for index in one) < 1e-4 * scale
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the rows that training encodes, and the images it reads, in a list of two."""
+    counts = [0, 0]
+    encode, read = EncodeRows._encode, controls.load_image
+
+    def encode_row(self: EncodeRows, row: Row) -> EncodedRow:
+        counts[0] += 1
+        return encode(self, row)
+
+    def read_image(path: Path) -> Image.Image:
+        counts[1] += counts[0] > 0  # those that are judged afterwards are read by another way
+        return read(path)
+
+    monkeypatch.setattr(EncodeRows, "_encode", encode_row)
+    monkeypatch.setattr(controls, "load_image", read_image)
+    return counts
+
+
+def entries(kept: Path) -> list[Path]:
+    return sorted(kept.rglob("*.safetensors"))
+
+
+def test_each_image_is_read_once_and_not_at_all_in_the_next_run(corpus, tmp_path, monkeypatch, caplog):
+    counts = count_images(monkeypatch)
+    kept = tmp_path / "kept"
+    run(*overrides(corpus, tmp_path / "plain", kept, "false"))
+    rows, images = counts
+    assert rows == images > 8
+    assert not kept.exists()
+    counts[:] = [0, 0]
+    with caplog.at_level(logging.INFO):
+        run(*overrides(corpus, tmp_path / "first", kept))
+    n = len(entries(kept))
+    assert counts == [rows, n]
+    assert f"{rows - n} rows were served kept ones, {n} images were computed and kept, 0 rows" in caplog.text
+    counts[:] = [0, 0]
+    run(*overrides(corpus, tmp_path / "second", kept))
+    assert counts == [rows, 0]
+    assert_same_training(tmp_path / "plain", tmp_path / "first")
+    assert_same_training(tmp_path / "plain", tmp_path / "second")
+
+
+def test_another_image_under_the_same_name_is_computed_again(corpus, tmp_path, monkeypatch):
+    counts = count_images(monkeypatch)
+    own, kept = tmp_path / "corpus", tmp_path / "kept"
+    shutil.copytree(corpus.parent, own)
+    run(*overrides(own / corpus.name, tmp_path / "first", kept))
+    n = len(entries(kept))
+    for image in own.rglob("*.png"):
+        with Image.open(image) as picture:
+            picture.convert("RGB").rotate(180).save(image)
+    counts[:] = [0, 0]
+    run(*overrides(own / corpus.name, tmp_path / "second", kept))
+    assert counts[1] > 0
+    assert len(entries(kept)) == n + counts[1]
+
+
+def test_grey_images_are_never_kept(corpus, tmp_path):
+    run(*overrides(corpus, tmp_path / "run", tmp_path / "kept"), "blank_images=true")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(("pays", "says"), [(0.0, "kept from now on"), (1.1, "not kept")])
+def test_auto_keeps_where_images_take_a_share_of_the_time(corpus, tmp_path, monkeypatch, caplog, pays, says):
+    monkeypatch.setattr("halspan.training.kept_images._PAYS", pays)
+    with caplog.at_level(logging.INFO):
+        run(*overrides(corpus, tmp_path / "run", tmp_path / "kept", "auto"))
+    line = next(record.getMessage() for record in caplog.records if "of the time" in record.getMessage())
+    assert says in line
+    assert "decoding and processing" in line
+    assert bool(entries(tmp_path / "kept")) == (pays == 0)
+
+
+def test_workers_read_kept_features(corpus, tmp_path):
+    kept = tmp_path / "kept"
+    run(*overrides(corpus, tmp_path / "alone", kept))
+    n = len(entries(kept))
+    run(*overrides(corpus, tmp_path / "workers", kept), "trainer.workers=1")
+    assert len(entries(kept)) == n
+    assert_same_training(tmp_path / "alone", tmp_path / "workers")
+
+
+def test_it_is_refused_where_the_vision_tower_is_trained(corpus, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.keep_images: true, but the vision tower is trained"):
+        run(*overrides(corpus, tmp_path / "run", tmp_path / "kept"), "model.lora.targets=[language,vision]")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("false", False), ("on", True), ("off", False), ("auto", "auto")]
+)
+def test_the_switch_has_three_values(corpus, text, value):
+    assert (
+        configure.build(configuration(*small_overrides(corpus), f"trainer.keep_images={text}")).trainer.keep_images
+        == value
+    )
+
+
+def test_another_value_of_the_switch_is_refused(corpus):
+    with pytest.raises(ConfigError, match=r"trainer\.keep_images.*'maybe'"):
+        configure.build(configuration(*small_overrides(corpus), "trainer.keep_images=maybe"))
