@@ -43,3 +43,4 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/bootstrap.py
+	$(BIN)/python benchmarks/kept_images.py

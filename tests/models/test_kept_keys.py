@@ -91,7 +91,10 @@ def test_processors_settings_and_tokenizers_are_in_the_key(llava):
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_features_of_all_families_can_be_kept(name):
-    assert find_obstacle(*build(name)) is None
+    built = build(name)
+    assert find_obstacle(*built) is None
+    own, other = (identify(*built, spec_of(name), autocast=None, device=device) for device in ("cpu", "cuda"))
+    assert own == identify(*build(name), spec_of(name), autocast=None, device="cpu") != other
 
 
 @pytest.mark.parametrize(("target", "part"), [("vision", "vision tower"), ("projector", "projector")])
