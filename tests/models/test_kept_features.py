@@ -77,6 +77,19 @@ def test_kept_features_give_the_same_states_and_gradients_in_all_families(name):
             assert_close(actual[path], expected[path], f"{context} {path}")
 
 
+def test_rows_with_features_and_rows_with_pixels_go_into_separate_passes():
+    detector, encoder = build("llava")
+    kept, pixels = entries(detector, encoder), with_pixels(encoder)
+    rows = [pixels[0], encoder.encode_kept(kept[1], ROWS[1]), pixels[1], encoder.encode_kept(kept[0], ROWS[0])]
+    first, second = encoder.passes(rows, tokens=4096)
+    assert [len(part.segments) for part in (first, second)] == [2, 2]
+    assert (first.features, second.drafts) == ({}, ())
+    assert [draft.name for draft in first.drafts] == ["row 0", "row 1"]
+    assert "pixel_values" in first.inputs
+    assert "pixel_values" not in second.inputs
+    assert [caption.id for caption in second.captions] == [caption.id for row in (ROWS[1], ROWS[0]) for caption in row]
+
+
 @families
 def test_with_kept_features_neither_vision_tower_nor_projector_runs_in_all_families(name):
     detector, encoder = build(name)

@@ -14,7 +14,11 @@ from halspan.core.errors import ConfigError
 from halspan.data import controls
 from halspan.data.rows import Row
 from halspan.models.inputs.batch import EncodedRow
+from halspan.models.kept.keeping import Keeper
+from halspan.models.kept.store import Store
 from halspan.testing.small_corpora import write_corpus
+from halspan.testing.tiny_detectors import build
+from halspan.testing.tiny_models import make_caption, make_image
 from halspan.training.encoding import EncodeRows
 
 
@@ -105,6 +109,21 @@ def test_another_image_under_the_same_name_is_computed_again(corpus, tmp_path, m
     run(*overrides(own / corpus.name, tmp_path / "second", kept))
     assert counts[1] > 0
     assert len(entries(kept)) == n + counts[1]
+
+
+def test_an_image_that_is_replaced_while_it_is_read_is_not_kept(tmp_path):
+    _, encoder = build("llava")
+    keeper, path = Keeper(Store(tmp_path / "kept", gib=1), "settings", is_on=True), tmp_path / "image.png"
+    make_image(0).save(path)
+    row = Row(path, (make_caption("A red cat.", label="correct"),))
+
+    def read_another(path: Path) -> Image.Image:
+        make_image(1, width=64).save(path)
+        return controls.load_image(path)
+
+    for read, n_kept in ((read_another, 0), (controls.load_image, 1)):
+        (batch,) = EncodeRows(encoder, read, keeper.lookup)([row], tokens_per_pass=512)
+        assert len(batch.drafts) == n_kept
 
 
 def test_grey_images_are_never_kept(corpus, tmp_path):

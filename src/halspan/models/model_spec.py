@@ -102,8 +102,8 @@ class ModelSpec:
 
     backbone: Text
     revision: Text | None = None
-    read_layer: Count | None = None
     prompt: Text
+    read_layer: Count | None = None
     context: Context
     max_tokens: Count
     pack_tokens: Count
