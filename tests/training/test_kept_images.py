@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -56,15 +57,19 @@ def assert_same_training(first: Path, second: Path) -> None:
 
 def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the rows that training encodes, and the images it reads, in a list of two."""
-    counts = [0, 0]
+    counts, reading = [0, 0], [False]
     encode, read = EncodeRows._encode, controls.load_image
 
     def encode_row(self: EncodeRows, row: Row) -> EncodedRow:
         counts[0] += 1
-        return encode(self, row)
+        reading[0] = True
+        try:
+            return encode(self, row)
+        finally:
+            reading[0] = False
 
     def read_image(path: Path) -> Image.Image:
-        counts[1] += counts[0] > 0  # those that are judged afterwards are read by another way
+        counts[1] += reading[0]  # those that are judged afterwards are read, too
         return read(path)
 
     monkeypatch.setattr(EncodeRows, "_encode", encode_row)
@@ -76,39 +81,62 @@ def entries(kept: Path) -> list[Path]:
     return sorted(kept.rglob("*.safetensors"))
 
 
-def test_each_image_is_read_once_and_not_at_all_in_the_next_run(corpus, tmp_path, monkeypatch, caplog):
+@dataclass(frozen=True)
+class Kept:
+    """A run that has kept the features of its images, and the rows and images that it read."""
+
+    folder: Path
+    entries: Path
+    rows: int
+    images: int
+
+
+@pytest.fixture(scope="module")
+def first(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        counts = count_images(patch)
+        run(*overrides(corpus, folder / "run", folder / "kept"))
+        rows, images = counts
+    return Kept(folder / "run", folder / "kept", rows, images)
+
+
+def test_each_image_is_read_once_and_what_is_learned_is_the_same(corpus, first, tmp_path, monkeypatch):
+    assert 0 < len(entries(first.entries)) == first.images < first.rows
     counts = count_images(monkeypatch)
-    kept = tmp_path / "kept"
-    run(*overrides(corpus, tmp_path / "plain", kept, "false"))
-    rows, images = counts
-    assert rows == images > 8
-    assert not kept.exists()
-    counts[:] = [0, 0]
+    run(*overrides(corpus, tmp_path / "plain", tmp_path / "kept", "false"))
+    assert counts == [first.rows, first.rows]
+    assert not (tmp_path / "kept").exists()
+    assert_same_training(tmp_path / "plain", first.folder)
+
+
+def test_the_next_run_reads_no_image_of_those_that_are_kept(corpus, first, tmp_path, monkeypatch, caplog):
+    counts = count_images(monkeypatch)
     with caplog.at_level(logging.INFO):
-        run(*overrides(corpus, tmp_path / "first", kept))
-    n = len(entries(kept))
-    assert counts == [rows, n]
-    assert f"{rows - n} rows were served kept ones, {n} images were computed and kept, 0 rows" in caplog.text
-    counts[:] = [0, 0]
-    run(*overrides(corpus, tmp_path / "second", kept))
-    assert counts == [rows, 0]
-    assert_same_training(tmp_path / "plain", tmp_path / "first")
-    assert_same_training(tmp_path / "plain", tmp_path / "second")
+        run(*overrides(corpus, tmp_path, first.entries))
+    assert counts == [first.rows, 0]
+    assert f"{first.rows} rows were served kept ones, 0 images were computed and kept, 0 rows" in caplog.text
+    assert_same_training(tmp_path, first.folder)
 
 
-def test_another_image_under_the_same_name_is_computed_again(corpus, tmp_path, monkeypatch):
-    counts = count_images(monkeypatch)
+def test_workers_read_what_is_kept(corpus, first, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in entries(first.entries)}
+    run(*overrides(corpus, tmp_path, first.entries), "trainer.workers=1")
+    assert {path: path.stat().st_mtime_ns for path in entries(first.entries)} == before
+    assert_same_training(tmp_path, first.folder)
+
+
+def test_other_images_under_the_same_names_are_computed_again(corpus, first, tmp_path, monkeypatch):
     own, kept = tmp_path / "corpus", tmp_path / "kept"
     shutil.copytree(corpus.parent, own)
-    run(*overrides(own / corpus.name, tmp_path / "first", kept))
-    n = len(entries(kept))
+    shutil.copytree(first.entries, kept)
     for image in own.rglob("*.png"):
         with Image.open(image) as picture:
             picture.convert("RGB").rotate(180).save(image)
-    counts[:] = [0, 0]
-    run(*overrides(own / corpus.name, tmp_path / "second", kept))
+    counts = count_images(monkeypatch)
+    run(*overrides(own / corpus.name, tmp_path / "run", kept))
     assert counts[1] > 0
-    assert len(entries(kept)) == n + counts[1]
+    assert len(entries(kept)) == first.images + counts[1]
 
 
 def test_an_image_that_is_replaced_while_it_is_read_is_not_kept(tmp_path):
@@ -140,15 +168,6 @@ def test_auto_keeps_where_images_take_a_share_of_the_time(corpus, tmp_path, monk
     assert says in line
     assert "decoding and processing" in line
     assert bool(entries(tmp_path / "kept")) == (pays == 0)
-
-
-def test_workers_read_kept_features(corpus, tmp_path):
-    kept = tmp_path / "kept"
-    run(*overrides(corpus, tmp_path / "alone", kept))
-    n = len(entries(kept))
-    run(*overrides(corpus, tmp_path / "workers", kept), "trainer.workers=1")
-    assert len(entries(kept)) == n
-    assert_same_training(tmp_path / "alone", tmp_path / "workers")
 
 
 def test_it_is_refused_where_the_vision_tower_is_trained(corpus, tmp_path):
