@@ -44,3 +44,4 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/kept_images.py

@@ -127,7 +127,7 @@ def record_masks(detector: nn.Module) -> list[object]:
 
 def test_the_vision_tower_keeps_sdpa():
     detector, _ = build("qwen2_5_vl", attention="flex")
-    config = detector._base_model().config
+    config = detector.base_model.config
     assert config.vision_config._attn_implementation == "sdpa"
     assert "_flex" in config.get_text_config()._attn_implementation
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from halspan.models.private.torch import forget_compiled
+
 
 @contextmanager
 def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -22,4 +24,4 @@ def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer._compiled_call_impl = None  # torch has no public way back
+            forget_compiled(layer)

@@ -3,7 +3,8 @@
 Axes: `token` (caption tokens of a whole batch), `hidden`, `row` and `position` of the backbone's input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from halspan.models.backbones.loading import Backbone, load_backbone
 from halspan.models.checkpointing import checkpoint_layers, outermost, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
 from halspan.models.heads.protocol import HeadSpec
-from halspan.models.inputs.batch import Batch, collate
+from halspan.models.inputs.batch import Batch, EncodedRow, collate
 from halspan.models.inputs.context import PROMPT, block_masks, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
 
@@ -66,12 +68,16 @@ def build_detector(
     return detector, encoder
 
 
-def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+def example_row(encoder: RowEncoder) -> EncodedRow:
     """Encode a caption of a nearly square image whose sides are not multiples of a patch, and which fits one tile."""
     image = Image.linear_gradient("L").convert("RGB").resize((151, 149))
     text = "A photo of a street."
     caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
-    row = encoder.encode(image, [caption], targets=False)
+    return encoder.encode(image, [caption], targets=False)
+
+
+def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+    row = example_row(encoder)
     return collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
 
 
@@ -145,6 +151,7 @@ class SpanDetector(nn.Module):
 
     Attributes:
         family: Family of the backbone.
+        on_features: Function that is given the features of each row that is to be kept, when a pass has them.
 
     Raises:
         ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
@@ -163,6 +170,7 @@ class SpanDetector(nn.Module):
         super().__init__()
         model, family = backbone.model, backbone.family
         self.family = family
+        self.on_features: Callable[[Sequence[Draft], Sequence[Features]], None] | None = None
         self._dtype: torch.dtype = model.dtype
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
@@ -181,12 +189,12 @@ class SpanDetector(nn.Module):
     @property
     def vision_tower(self) -> list[nn.Module]:
         """Return the largest modules that are all vision tower."""
-        return list(outermost(self._base_model(), [self.family.vision]))
+        return list(outermost(self.base_model, [self.family.vision]))
 
     @property
     def decoder(self) -> Any:
         """Return the text decoder."""
-        return find_decoder(self._base_model(), self.family)
+        return find_decoder(self.base_model, self.family)
 
     @property
     def decoder_layers(self) -> Sequence[nn.Module]:
@@ -220,6 +228,10 @@ class SpanDetector(nn.Module):
         """
         self._run(batch, ends_early=True)
 
+    def decoder_arguments(self, batch: Batch) -> Mapping[str, Any]:
+        """Return what the text decoder is called with, by the names of its arguments; it does not run."""
+        return self._run(batch, ends_early=True).arguments
+
     def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Return the states of the model's own forward pass, with its own positions and masks.
 
@@ -239,9 +251,9 @@ class SpanDetector(nn.Module):
     def _run(self, batch: Batch, *, ends_early: bool = False) -> Pass:
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
         masks = self._masks(batch, inputs)
-        with current_pass(masks, ends_early=ends_early) as this:
+        with current_pass(masks, ends_early=ends_early, change=partial(self._exchange_features, batch)) as this:
             self.backbone(
-                **self.family.complete(self._base_model(), inputs, batch.segments),
+                **self.family.complete(self.base_model, inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
@@ -265,6 +277,22 @@ class SpanDetector(nn.Module):
         device = batch.segments.device.type
         scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
         return layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+
+    def _exchange_features(self, batch: Batch, named: dict[str, Any]) -> dict[str, Any]:
+        """Put in the features that a batch has instead of pixels, or show those that its pixels have become."""
+        if batch.features:
+            return put(named, batch.features, batch.segments == PROMPT)
+        if batch.drafts and self.on_features is not None:
+            self.on_features(batch.drafts, take(named, batch.segments == PROMPT))
+        return named
+
+    def tensors_below_decoder(self) -> dict[str, Tensor]:
+        """Return all weights and buffers that turn prompt and image into inputs of the text decoder, by path."""
+        model = self.base_model
+        embeddings = {id(tensor) for tensor in _tensors(model.get_input_embeddings()).values()}
+        above = [find_decoder(model, self.family), model.get_output_embeddings()]
+        others = {id(tensor) for module in above for tensor in _tensors(module).values()} - embeddings
+        return {path: tensor for path, tensor in _tensors(model).items() if id(tensor) not in others}
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
@@ -308,5 +336,11 @@ class SpanDetector(nn.Module):
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
-    def _base_model(self) -> Any:
+    @property
+    def base_model(self) -> Any:
+        """Return the backbone without PEFT's wrapper."""
         return plain_model(self.backbone)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())

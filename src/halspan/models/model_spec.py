@@ -40,6 +40,8 @@ class LoraSpec:
             `language`, `vision` and `projector` are their linear layers. `experts` are the routed experts, which are
             not linear layers and support only rslora without dropout. Everything else stays frozen.
         rslora: Whether to use rank-stabilized scaling (Kalajdzievski 2023, arXiv 2312.03732).
+        layers: Number of the first layer of the text decoder that is adapted, from 0; None for all. The states below
+            it need no graph.
         dora: Whether to adapt directions and magnitudes separately (Liu et al. 2024, arXiv 2402.09353).
 
     Raises:
@@ -53,6 +55,7 @@ class LoraSpec:
     targets: Annotated[list[Text], Field(min_length=1)]
     rslora: Switch = False
     dora: Switch = False
+    layers: Annotated[int, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         if EXPERTS in self.targets and (self.dropout or self.dora or not self.rslora):
@@ -100,8 +103,8 @@ class ModelSpec:
 
     backbone: Text
     revision: Text | None = None
-    read_layer: Count | None = None
     prompt: Text
+    read_layer: Count | None = None
     context: Context
     max_tokens: Count
     pack_tokens: Count

@@ -21,10 +21,12 @@ from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
 from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
+from halspan.models.kept.keeping import Keeper
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
+from halspan.training.kept_images import KeepImages
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.private_lightning import StepBar
 from halspan.training.profiling import Profile
@@ -69,6 +71,7 @@ def fit(
     loss: LossWeights,
     curves: Logger,
     seed: int,
+    keeper: Keeper | None = None,
 ) -> None:
     """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
@@ -84,6 +87,7 @@ def fit(
         loss: Weights of the loss terms.
         curves: Logger of the curves.
         seed: Seed of the order of rows and of dropout.
+        keeper: Features of images that are kept; None to keep none.
 
     Raises:
         DataError: There are no training or no validation rows.
@@ -117,13 +121,14 @@ def fit(
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
-        with _signals_raised() as signals, warnings.catch_warnings():
+        with _shown_to(keeper, detector), _signals_raised() as signals, warnings.catch_warnings():
             # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
             checkpoints = _build_checkpoints(trainer, run, signals, n_rows=len(train))
+            keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
             measuring = [Profile(run, detector)] if trainer.profile else []
-            lightning = _build_trainer(trainer, run, curves, [checkpoints, *measuring], n_rows=len(train))
+            lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=len(train))
             with compiled(detector.decoder_layers if trainer.compile else ()):
                 lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
         ended_early = checkpoints.has_ended_early
@@ -142,6 +147,16 @@ def fit(
             trainer.patience,
         )
     load_trained(detector, run.best)
+
+
+@contextmanager
+def _shown_to(keeper: Keeper | None, detector: SpanDetector) -> Iterator[None]:
+    """Let a keeper have the features of images that passes of a detector show."""
+    detector.on_features = None if keeper is None else keeper.take
+    try:
+        yield
+    finally:
+        detector.on_features = None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from halspan.core.files import write_json
 from halspan.models.detector import SpanDetector
+from halspan.models.private.torch import is_profiled
 from halspan.training.rundir import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def timed(name: str) -> Iterator[None]:
     """
     with record_function(_MARK + name):
         yield
-        if torch.autograd.profiler._is_profiler_enabled and _uses_gpu():
+        if is_profiled() and _uses_gpu():
             torch.cuda.synchronize()
 
 

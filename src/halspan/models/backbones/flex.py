@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import AttentionInterface
 
 from halspan.core.errors import ModelError
+from halspan.models.private.attention import attention_of, can_replace_attention, set_attention
+from halspan.models.private.torch import limit_variants
 
 FLEX = "halspan_flex"
 """Name of the implementation in transformers' configurations."""
@@ -49,21 +49,25 @@ def use_flex(decoder: Any) -> None:
             f"model.attention: flex does not suit this backbone: {type(decoder).__name__} {obstacle}; set "
             "model.attention to sdpa or eager"
         )
+    # with these, transformers imports all of its quantizers, which loading a model does anyway
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.modeling_utils import AttentionInterface
+
     AttentionInterface.register(FLEX, flex_forward)
     AttentionMaskInterface.register(FLEX, sdpa_mask)
-    decoder.config._attn_implementation = FLEX
+    set_attention(decoder.config, FLEX)
 
 
 def uses_flex(config: Any) -> bool:
     """Return whether a text decoder's configuration asks for block masks."""
-    return getattr(config, "_attn_implementation", None) == FLEX
+    return attention_of(config) == FLEX
 
 
 def _obstacle(decoder: Any) -> str:
     """Return what hinders a decoder from running flex attention; empty if nothing does."""
     config = decoder.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not (getattr(decoder, "_supports_flex_attn", False) or getattr(decoder, "_supports_attention_backend", False)):
+    if not can_replace_attention(decoder):
         return "has an attention of its own, which transformers cannot replace"
     if head < _LEAST_HEAD:
         return f"has heads of {head} numbers, and at least {_LEAST_HEAD} are needed"
@@ -127,7 +131,7 @@ def _attend_compiled(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask,
     Beyond a number of variants torch raises `FailOnRecompileLimitHit`, because the whole graph is asked for; otherwise
     it would go on without compiled code in silence.
     """
-    with torch._dynamo.config.patch(recompile_limit=_MOST_VARIANTS):
+    with limit_variants(_MOST_VARIANTS):
         return _attend(compile_attention(), query, key, value, mask, scaling)
 
 

@@ -5,7 +5,7 @@ place in its sentence), `row` (of the backbone's input), `position` (a token's p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -23,7 +23,10 @@ from halspan.core.losses import Targets
 from halspan.core.targets import CaptionTargets
 from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT
 from halspan.models.inputs.packing import pack
+from halspan.models.kept.features import Draft, Features, join
 from halspan.models.model_spec import Context
+
+_PIXELS = "pixel"  # how the names of images begin that only the vision tower reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,26 @@ class EncodedRow:
         token_inputs: Other inputs of the backbone with an entry for each token of the prompt; captions get 0.
         image_inputs: Inputs of the backbone that belong to the image, such as pixels.
         captions: Captions, in any order.
+        features: What the text decoder gets of prompt and image, where it is kept; there are no pixels then.
+        entry: Name under which the features are to be kept once a pass has shown them; empty for not at all.
     """
 
     prompt: Int[Tensor, "position"]
     token_inputs: dict[str, Int[Tensor, "position"]]
     image_inputs: dict[str, Tensor]
     captions: tuple[EncodedCaption, ...]
+    features: Features = field(default_factory=dict)
+    entry: str = ""
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Return what an entry holds beside features: all but captions and pixels."""
+        small = {name: value for name, value in self.image_inputs.items() if not name.startswith(_PIXELS)}
+        return (
+            {"prompt": self.prompt}
+            | {f"token.{name}": value for name, value in self.token_inputs.items()}
+            | {f"image.{name}": value for name, value in small.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +100,9 @@ class Batch:
         offsets: Character ranges of each caption's tokens in its text.
         unscored: For each sentence of each caption, the reason why its score has no meaning; None for one that counts.
         targets: Training targets; None unless they were requested.
+        features: What the text decoder gets of prompts and images, where it is kept; there are no pixels then.
+        drafts: For each row, the entry that its features are to be kept in; empty where they are not.
+        image_seconds: Time that decoding and processing its images took.
     """
 
     inputs: dict[str, Tensor]
@@ -96,6 +116,9 @@ class Batch:
     offsets: tuple[Int[ndarray, "_ 2"], ...]
     unscored: tuple[tuple[str | None, ...], ...]
     targets: Targets | None
+    features: Features = field(default_factory=dict)
+    drafts: tuple[Draft, ...] = ()
+    image_seconds: float = 0.0
 
     @property
     def tokens_per_caption(self) -> list[int]:
@@ -129,7 +152,8 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> "Batch":
         tensors = ("segments", "blocks", "token_row", "token_position", "token_expectation", "sentence_tokens")
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
-        moved["inputs"] = {name: move(tensor) for name, tensor in self.inputs.items()}
+        for name in ("inputs", "features"):
+            moved[name] = {key: move(tensor) for key, tensor in getattr(self, name).items()}
         return replace(self, targets=targets, **moved)
 
 
@@ -137,7 +161,7 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int, g
     """Lay out at least one row as one batch; rows and their captions keep their order.
 
     Args:
-        rows: Encoded rows.
+        rows: Encoded rows; all of them have features, or none.
         context: Part of its own caption that a token sees.
         pack_tokens: Largest number of tokens in a line in which captions share a prompt.
         grain: Number of tokens of which the padded length is a multiple.
@@ -160,7 +184,13 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int, g
         offsets=tuple(caption.offsets for caption in captions),
         unscored=tuple(caption.unscored for caption in captions),
         targets=Targets.join(targets) if targets else None,
+        features=join([line.row.features for line in lines]) if lines[0].row.features else {},
+        drafts=tuple(_draft(line.row) for line in lines if line.row.entry),
     )
+
+
+def _draft(row: EncodedRow) -> Draft:
+    return Draft(name=row.entry, parts={name: value.numpy() for name, value in row.parts.items()})
 
 
 def copies_of(context: Context) -> int:
