@@ -47,3 +47,5 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/kept_images.py

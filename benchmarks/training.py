@@ -41,6 +41,8 @@ from halspan.models.heads.comparing import TokenHead
 from halspan.models.heads.pooling import SentenceHead
 from halspan.models.inputs.batch import Batch
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.kept.keeping import open_keeper
+from halspan.models.kept.store import Store
 from halspan.models.plan.floor import count_floor, measure_row
 from halspan.models.plan.skeleton import build_skeleton
 from halspan.training.encoding import EncodeRows
@@ -52,6 +54,7 @@ from halspan.training.rundir import RunDirectory
 HEADING = "## Training, beside Trainer and PEFT"
 TRAINER = "`Trainer` and PEFT, one caption a row"
 PLAIN = "halspan, one row an image"
+KEPT = "halspan, `trainer.keep_images=true`, later epochs"
 READ_LAYER = "halspan, `model.read_layer={}` of {}"
 SKIPPED = 2  # first steps, which do not count
 SEED = 0
@@ -79,6 +82,7 @@ class Plan:
         images_per_step: Images of one optimizer step.
         steps: Optimizer steps.
         read_layer: Layers of the text decoder; None for all.
+        keeps_images: Whether features of images are kept.
     """
 
     folder: Path
@@ -87,6 +91,7 @@ class Plan:
     images_per_step: int
     steps: int
     read_layer: int | None = None
+    keeps_images: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,11 @@ def main() -> None:
         work = Work(image_tokens=arguments.image_tokens)
         about = save_backbone(Path(name) / "backbone", work)
         plan = Plan(
-            folder=Path(name) / "backbone", work=work, images=4, images_per_step=1, steps=SKIPPED + arguments.steps
+            folder=Path(name) / "backbone",
+            work=work,
+            images=SKIPPED,
+            images_per_step=1,
+            steps=SKIPPED + arguments.steps,
         )
         outcomes = run_ways(plan, rounds=arguments.rounds)
         operations = count_all(plan)
@@ -145,6 +154,7 @@ def ways_of(plan: Plan) -> dict[str, tuple[str, Plan]]:
     return {
         TRAINER: ("trainer", plan),
         PLAIN: ("halspan", plan),
+        KEPT: ("halspan", replace(plan, keeps_images=True)),
         READ_LAYER.format(lower, n_layers): ("halspan", replace(plan, read_layer=lower)),
     }
 
@@ -220,13 +230,20 @@ def train_with_halspan(plan: Plan, folder: Path) -> Outcome:
     """Train as `train.py` does."""
     rows = make_rows(plan, folder)
     detector, encoder = build(plan)
+    spec = make_spec(plan.folder, read_layer=plan.read_layer)
+    store = Store(folder / "kept", gib=1)
+    keeper = (
+        open_keeper(detector, encoder, spec, store=store, is_on=True, autocast=None, device="cpu")
+        if plan.keeps_images
+        else None
+    )
     clock = Clock(folder)
     before, start = peak_mib(), time.process_time()
     fit(
         detector,
         train=rows,
         val=[Row(rows[0].image, rows[0].captions[:1])],
-        encode=EncodeRows(encoder, load_image),
+        encode=EncodeRows(encoder, load_image, None if keeper is None else keeper.lookup),
         tokens_per_pass=4096 * plan.images_per_step,
         run=RunDirectory(folder / "run"),
         trainer=trainer_spec(plan),
@@ -234,6 +251,7 @@ def train_with_halspan(plan: Plan, folder: Path) -> Outcome:
         loss=LOSS,
         curves=clock,
         seed=SEED,
+        keeper=keeper,
     )
     return Outcome(seconds=differences([start, *clock.times]), losses=clock.losses, peak=peak_mib(), before=before)
 
@@ -253,6 +271,9 @@ def trainer_spec(plan: Plan) -> TrainerSpec:
         max_steps=plan.steps,
         max_epochs=None,
         val_every_steps=plan.steps,
+        patience=None,
+        compile=False,
+        profile=False,
         save_every_steps=plan.steps,
         log_every_steps=1,
     )
@@ -402,6 +423,8 @@ def count_all(plan: Plan) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         rows = make_rows(replace(plan, images=plan.images_per_step), Path(name))
         for way, (kind, own) in ways_of(plan).items():
+            if own.keeps_images:
+                continue
             counts[way] = {"trainer": count_trainer, "halspan": count_halspan}[kind](own, rows)
             say(f"counted: {way}: {counts[way] / GIGA:.1f} GFLOP a caption")
         for floor, own in (("floor", plan), ("floor, features kept", plan)):
@@ -410,6 +433,7 @@ def count_all(plan: Plan) -> dict[str, float]:
             sizes = [measure_row(skeleton, encoder.encode(load_image(row.image), row.captions)) for row in rows]
             sizes = sizes if floor == "floor" else [replace(size, tiles=()) for size in sizes]
             counts[floor] = count_floor(skeleton, sizes, is_training=True).total / n_captions(rows)
+        counts[KEPT] = counts[PLAIN] - counts["floor"] + counts["floor, features kept"]  # all but the images
     return counts
 
 

@@ -1,17 +1,22 @@
 """Whole runs on a small corpus: seconds on one core, with the random tiny Llama-4."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from halspan.app import train
+from halspan.app import fitting, train
 from halspan.app.configuration import arguments as arguments_of
 from halspan.app.configuration import configure
+from halspan.core.files import write_json
 
 ROOT = Path(__file__).parent.parent
+FIGURES: dict[str, Any] = {"reasons": {}}
 
 
 def small_overrides(corpus: Path) -> list[str]:
@@ -46,6 +51,21 @@ def run(*overrides: str) -> dict[str, Any]:
 
     config = configuration(*overrides)
     return train.train(configure.build(config), OmegaConf.to_container(config, resolve=True))
+
+
+@contextmanager
+def unjudged_runs() -> Iterator[None]:
+    """Leave out judging, which takes longer than training; a finished run has figures all the same."""
+
+    def leave_figures(*_: Any, folder: Path, **__: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        write_json(folder / "metrics.json", FIGURES)
+        return FIGURES, {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("score_jobs", "leave_figures", "show_figures"):
+            patch.setattr(fitting, name, lambda *_, **__: None)
+        patch.setattr(fitting, "judge", leave_figures)
+        yield
 
 
 def figures(folder: Path) -> dict[str, Any]:

@@ -141,7 +141,8 @@ def test_the_card_has_the_figures_of_the_run(finished_run, exported):
 def test_merged_is_compared_too(finished_run, tmp_path):
     assert export(f"run={finished_run}", f"to={tmp_path / 'merged'}", "merge=true") == 0
     record = json.loads((tmp_path / "merged" / "detector.json").read_text())
-    assert 0 < record["check"]["largest_difference"] < record["check"]["tolerance"] == 1e-4
+    assert record["check"]["largest_difference"] < record["check"]["tolerance"] == 1e-4
+    assert record["check"]["captions"] > 0
     assert not (tmp_path / "merged" / "backbone").exists()
 
 

@@ -11,10 +11,8 @@ from small_runs import small_overrides
 from test_hostile_folders import (  # noqa: F401 -- fixtures among them
     add_to_config,
     call,
-    corpus,
     edit_config,
     edit_json,
-    finished,
     outside,
 )
 
@@ -62,9 +60,9 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_hostile_values_are_refused_in_one_line(finished, tmp_path, outside, capfd, name):  # noqa: F811
+def test_hostile_values_are_refused_in_one_line(finished_run, tmp_path, outside, capfd, name):  # noqa: F811
     spoil, named = RUNS[name]
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     spoil(folder, outside)
     status, error = call(capfd, "export", f"run={folder}", f"to={tmp_path / 'to'}")
     assert status in (1, 2)
@@ -73,8 +71,8 @@ def test_hostile_values_are_refused_in_one_line(finished, tmp_path, outside, cap
     assert all(word in error for word in named), error
 
 
-def test_overwriting_removes_nothing_through_a_link(finished, corpus, tmp_path, outside, capfd):  # noqa: F811
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+def test_overwriting_removes_nothing_through_a_link(finished_run, corpus, tmp_path, outside, capfd):  # noqa: F811
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     shutil.rmtree(folder / "logs/version_0")
     (outside / "metrics.csv").write_text("keep")
     (folder / "logs/version_0").symlink_to(outside)
@@ -84,11 +82,11 @@ def test_overwriting_removes_nothing_through_a_link(finished, corpus, tmp_path, 
     (outside / "metrics.csv").unlink()  # is there still
 
 
-def test_an_id_of_wandb_that_is_none_is_removed(finished, tmp_path):  # noqa: F811
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+def test_an_id_of_wandb_that_is_none_is_removed(finished_run, tmp_path):
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     for content in (b"\xff", b"a" * 2000):
         (folder / "wandb_id.txt").write_bytes(content)
-        shutil.copy(finished / "config.yaml", folder)
+        shutil.copy(finished_run / "config.yaml", folder)
         RunDirectory(folder).prepare(overwrite=True)
         assert not (folder / "wandb_id.txt").exists()
 
@@ -126,8 +124,8 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_of_other_values_is_refused(finished, tmp_path, name):  # noqa: F811
-    checkpoint = torch.load(finished / "best.ckpt", weights_only=True)
+def test_a_checkpoint_of_other_values_is_refused(finished_run, tmp_path, name):
+    checkpoint = torch.load(finished_run / "best.ckpt", weights_only=True)
     CHECKPOINTS[name](checkpoint)
     torch.save(checkpoint, tmp_path / "best.ckpt")
     with pytest.raises(ModelError, match=r"not a checkpoint of a run|not what a run writes"):

@@ -16,6 +16,7 @@ from small_runs import ROOT, configuration, figures, run, small_overrides
 from halspan.app import evaluate, train
 from halspan.app.configuration import configure
 from halspan.app.entry import run_entry
+from halspan.core.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 PARTS = ("val", "test_seen", "test_heldout")
@@ -218,6 +219,14 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "error: data.path: 'nowhere.jsonl' does not exist" in done.stderr
+
+
+def test_flex_attention_on_a_cpu_is_refused_before_data_are_read(tmp_path):
+    data = ["data=jsonl", f"data.path={tmp_path / 'missing.jsonl'}", "split.held_out=[cleo]", f"run_dir={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"model\.attention: flex cannot train on a CPU, .* no backward pass .*=sdpa"):
+        run("model=llama4_tiny", "model.attention=flex", *data)
+    with pytest.raises(DataError, match="missing"):
+        run("model=llama4_tiny", *data)
 
 
 def test_training_warns_of_what_is_probably_wrong_with_its_corpus(corpus, tmp_path, caplog):

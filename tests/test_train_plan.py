@@ -67,7 +67,7 @@ def test_without_a_gpu_the_plan_says_how_large_one_has_to_be(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-TOO_LARGE = ["model=llama4_tiny", "trainer.rows_per_batch=100000000"]
+TOO_LARGE = ["model=llama4_tiny", "trainer.tokens_per_pass=100000000000"]
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_training_refuses_what_its_plan_forbids_before_it_reads_weights(
     assert error.startswith(message)
     assert not list(tmp_path.iterdir())
     if arguments is TOO_LARGE:
-        assert ") with: trainer.tokens_per_pass= shows all of it" in error
+        assert ") with: trainer.tokens_per_pass=1024; plan=true shows all of it" in error

@@ -97,7 +97,7 @@ def test_a_loaded_detector_says_what_the_live_one_says(live, detector):
 
 def test_threads_get_the_predictions_of_their_own_texts(saved):
     detector = Detector.from_pretrained(saved, device="cpu")
-    decoder = detector._scorer.detector._base_model().language_model.model
+    decoder = detector._scorer.detector.base_model.language_model.model
     decoder.register_forward_pre_hook(lambda *_: time.sleep(0.003))
     decoder.register_forward_hook(lambda *_: time.sleep(0.003))
     questions = [(pixels(number), f"{TEXT} <|patch|>{' He waves.' * (number % 8)}") for number in range(16)]

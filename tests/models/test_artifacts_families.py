@@ -94,6 +94,26 @@ def test_adapters_and_heads_come_back_tensor_by_tensor_in_all_families(name, tmp
     assert difference(scores(loaded, again), scores(detector, encoder)) == 0
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 asks for it
+@pytest.mark.parametrize(("name", "targets"), [("llava", ["language"]), ("llama4", ["language", "experts"])])
+def test_adapters_on_upper_layers_alone_come_back_in_halspan_and_in_peft(name, targets, tmp_path):
+    lora = LoraSpec(r=2, alpha=4, dropout=0.0, targets=targets, layers=1, rslora=True)
+    detector, encoder, spec = build(name, lora=lora)
+    write(tmp_path / "out", detector, encoder, spec)
+    loaded, again, _, record = load_detector(tmp_path / "out", device=CPU)
+    assert record.model["lora"]["layers"] == 1
+    assert_equal(adapter_tensors(loaded.backbone), adapter_tensors(detector.backbone))
+    assert difference(scores(loaded, again), scores(detector, encoder)) == 0
+    if name == "llava":  # peft itself nests adapters of experts in another order
+        plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "out" / "backbone")
+        read = adapter_tensors(PeftModel.from_pretrained(plain, tmp_path / "out"))
+        assert_equal(read, adapter_tensors(detector.backbone))
+    record_file = tmp_path / "out" / DETECTOR
+    record_file.write_text(record_file.read_text().replace('"layers": 1', '"layers": null'))
+    with pytest.raises(ModelError, match=r"adapter_config\.json has target_modules .*; export again"):
+        load_detector(tmp_path / "out", device=CPU)
+
+
 @families
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_folder_carries_only_the_layers_that_are_read_in_all_families(name, merge, tmp_path):

@@ -6,7 +6,11 @@ from transformers import Llama4TextConfig
 from transformers.masking_utils import create_chunked_causal_mask, create_sliding_window_causal_mask
 
 from halspan.core.errors import ModelError
-from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT, attention_mask, layer_kinds, layer_masks
+from halspan.models.inputs.context import FULL, NO_BLOCK, PADDING, PROMPT, layer_kinds, layer_masks
+
+
+def attention_mask(segments: torch.Tensor, blocks: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
+    return layer_masks({FULL: None}, segments, blocks, torch.zeros_like(segments), dtype=dtype)[FULL]
 
 
 def seen(segments: list[int], blocks: list[int]) -> list[str]:

@@ -169,7 +169,7 @@ def test_gradients_reach_every_adapter_of_the_language_tower_and_nothing_else_in
     adapted = {
         path.split(".lora_")[0].removeprefix("backbone.base_model.model.") for path in gradients if "lora_" in path
     }
-    linear = {path for path, module in detector._base_model().named_modules() if hasattr(module, "lora_A")}
+    linear = {path for path, module in detector.base_model.named_modules() if hasattr(module, "lora_A")}
     assert adapted == linear == {path for path in adapted if language.fullmatch(path)}
     for path, gradient in gradients.items():
         is_trained = "lora_" in path or path.startswith(("token_head.", "sentence_head."))
@@ -232,7 +232,7 @@ def test_frozen_towers_keep_no_graph_even_of_what_asks_for_one_in_all_families(n
     batch = encode(encoder, CAPTIONS)
     batch.inputs["pixel_values"].requires_grad_()
     outputs = []
-    for path, module in detector._base_model().named_modules():
+    for path, module in detector.base_model.named_modules():
         if part_of(detector, f"{path}.weight") != "language tower":
             module.register_forward_hook(lambda module, given, output: outputs.append(output))
     detector.train().states(batch).sum().backward()
@@ -259,7 +259,7 @@ def test_adapters_on_vision_and_projector_get_gradients_in_all_families(name):
 def test_parts_cover_the_model_and_do_not_overlap_in_all_families(name):
     detector, _ = build(name)
     family = FAMILIES[model_type(detector)]
-    for path, _ in detector._base_model().named_parameters():
+    for path, _ in detector.base_model.named_parameters():
         parts = [pattern for pattern in (family.vision, family.projector) if re.fullmatch(pattern, path)]
         is_of_language = path.startswith((f"{family.decoder}.", "lm_head.", "language_model."))
         assert len(parts) == (not is_of_language), path
@@ -270,13 +270,13 @@ def part_of(detector: SpanDetector, path: str) -> str:
 
 
 def model_type(detector: SpanDetector) -> str:
-    return str(detector._base_model().config.model_type)
+    return str(detector.base_model.config.model_type)
 
 
 def count_runs(detector: SpanDetector) -> list[None]:
     """Count how often a layer of the language tower runs."""
     runs: list[None] = []
-    model = detector._base_model()
+    model = detector.base_model
     decoder = model.get_submodule(FAMILIES[model.config.model_type].decoder)
     # a part of the layer: checkpointing wraps the layer's own call
     decoder.layers[0].input_layernorm.register_forward_hook(lambda *_: runs.append(None))

@@ -46,7 +46,7 @@ def test_a_config_has_only_keys_of_the_base_with_other_values(file):
     [
         ("context", "sideways", "'causal', 'echo', 'bidirectional' or 'bidirectional_sentence'"),
         ("dtype", "float8", "'float32' or 'bfloat16'"),
-        ("attention", "flash", "'eager' or 'sdpa'"),
+        ("attention", "flash", "'eager', 'sdpa' or 'flex'"),
         ("quantize", "int8", "'nf4'"),
         ("max_tokens", 0, "greater than or equal to 1"),
         ("prompt", "", "at least 1 character"),

@@ -51,7 +51,7 @@ def often() -> Iterator[None]:
 
 def pause_around(detector: SpanDetector, *paths: str) -> None:
     """Let other threads run before and after a module does."""
-    model = detector._base_model()
+    model = detector.base_model
     for path in paths:
         module = model.get_submodule(path)
         module.register_forward_pre_hook(lambda *_: time.sleep(0.003))
@@ -132,7 +132,7 @@ def test_a_copy_runs_its_own_weights(make_llama4_spec: MakeSpec, component):
     before = judge(detector, encoder, 1)
     twin = copy.deepcopy(detector)
     torch.testing.assert_close(judge(twin, encoder, 1), before, rtol=0, atol=0)
-    for parameter in twin._base_model().get_submodule(component).parameters():
+    for parameter in twin.base_model.get_submodule(component).parameters():
         parameter.data.mul_(1.5)
     assert (judge(twin, encoder, 1) - before).abs().max() > 1e-3
     torch.testing.assert_close(judge(detector, encoder, 1), before, rtol=0, atol=0)

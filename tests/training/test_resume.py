@@ -14,32 +14,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from small_runs import ROOT, run, small_overrides
+from small_runs import ROOT, run, small_overrides, unjudged_runs
 
-from halspan.app import fitting
 from halspan.core.errors import ConfigError, ResourceError
-from halspan.core.files import write_json
 from halspan.testing.small_corpora import write_corpus
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.module import DetectorModule
 
-FIGURES = {"reasons": {}}
 STEPS = ["trainer.max_steps=null", "trainer.val_every_steps=null"]
 SMALL = ["trainer.val_every_steps=4", "trainer.tokens_per_pass=200"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def unjudged():
-    """Leave out judging, which takes longer than training; a finished run has figures all the same."""
-
-    def leave_figures(*_, folder, **__):
-        write_json(folder / "metrics.json", FIGURES)
-        return FIGURES, {}
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("score_jobs", "leave_figures", "show_figures"):
-            patch.setattr(fitting, name, lambda *_, **__: None)
-        patch.setattr(fitting, "judge", leave_figures)
+    with unjudged_runs():
         yield
 
 
@@ -110,6 +98,51 @@ def test_curves_go_on_at_the_step_after_the_last_one_however_often_a_run_was_res
     ]
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, 3, 4]
     assert [int(row["step"]) for row in rows if row["val/loss"]] == validated
+
+
+def patient(corpus, folder, *more):
+    """Validate after every step; a rate of 1.0 makes the loss rise at once."""
+    rising = ["optimizer.lora_lr=1.0", "optimizer.head_lr=1.0", "optimizer.warmup_fraction=0"]
+    length = ["trainer.max_steps=12", "trainer.val_every_steps=1", "trainer.patience=2"]
+    return run(*quick(corpus), *rising, *length, f"run_dir={folder}", *more)
+
+
+def val_losses(folder):
+    files = sorted(folder.glob("logs/version_*/metrics.csv"))
+    return [float(row["val/loss"]) for file in files for row in csv.DictReader(file.open()) if row["val/loss"]]
+
+
+def test_training_ends_early_when_the_validation_loss_has_not_been_lower_for_long_enough(corpus, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="halspan"):
+        patient(corpus, tmp_path)
+    losses, last = val_losses(tmp_path), checkpoint(tmp_path)
+    best = losses.index(min(losses)) + 1
+    assert last["global_step"] == len(losses) == best + 2 < 12
+    assert checkpoint(tmp_path, "best.ckpt")["global_step"] == best
+    assert f"training ended early, after optimizer step {best + 2} of 12: the last 2 validations" in caplog.text
+    assert (tmp_path / "metrics.json").exists()
+
+
+def test_a_run_with_patience_that_was_killed_ends_at_the_same_step(corpus, tmp_path, monkeypatch):
+    patient(corpus, tmp_path / "whole")
+    end = checkpoint(tmp_path / "whole")["global_step"]
+    do_at(monkeypatch, end - 2, send(signal.SIGTERM))  # after one of the two validations without a lower loss
+    with pytest.raises(Interrupted):
+        patient(corpus, tmp_path / "killed")
+    assert checkpoint(tmp_path / "killed")["global_step"] == end - 1
+    monkeypatch.undo()
+    patient(corpus, tmp_path / "killed", "resume=true")
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_ended_early_takes_no_further_step_and_more_patience_goes_on(corpus, tmp_path):
+    patient(corpus, tmp_path)
+    end = checkpoint(tmp_path)["global_step"]
+    (tmp_path / "metrics.json").unlink()  # as where judging was killed
+    patient(corpus, tmp_path, "resume=true")
+    assert checkpoint(tmp_path)["global_step"] == end
+    patient(corpus, tmp_path, "resume=true", "trainer.patience=3")
+    assert checkpoint(tmp_path)["global_step"] == end + 1
 
 
 def test_fewer_steps_than_were_taken_are_refused_and_nothing_is_changed(corpus, whole):
@@ -252,6 +285,24 @@ def test_checkpoints_that_hold_the_state_of_generators_still_load(corpus, whole,
     run(*steady, f"run_dir={stopped}", "resume=true")
     run(*steady, f"run_dir={tmp_path / 'whole'}")
     assert_same(stopped, tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's compiler itself
+def test_a_run_compiles_its_layers_while_it_trains_and_its_checkpoint_is_the_same(corpus, whole, tmp_path, monkeypatch):
+    seen = []
+    step = DetectorModule.training_step
+
+    def look(module, *arguments):
+        seen.append([layer._compiled_call_impl is not None for layer in module.detector.decoder_layers])
+        return step(module, *arguments)
+
+    monkeypatch.setattr(DetectorModule, "training_step", look)
+    with torch.compiler.set_stance("force_eager"):  # what is compiled runs as it is; compiling would take minutes
+        run(*quick(corpus), *SMALL, f"run_dir={tmp_path}", "trainer.compile=true")
+    assert all(all(layers) for layers in seen)
+    assert len(seen) == checkpoint(tmp_path)["global_step"]
+    assert checkpoint(tmp_path)["state_dict"].keys() == checkpoint(whole)["state_dict"].keys()
+    assert_same(tmp_path, whole)
 
 
 @pytest.mark.slow

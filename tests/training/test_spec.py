@@ -18,8 +18,11 @@ def spec(**changes):
         "max_steps": None,
         "max_epochs": 2,
         "val_every_steps": None,
+        "patience": None,
         "save_every_steps": 1,
         "log_every_steps": 1,
+        "compile": False,
+        "profile": False,
     }
     return TrainerSpec(**(values | changes))
 

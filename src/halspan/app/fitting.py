@@ -1,8 +1,11 @@
 """One run after its data have been read: plan, build, train, judge. Its imports take seconds."""
 
+import json
 import logging
+import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +31,14 @@ from halspan.inference.scorer import Scorer
 from halspan.models.detector import SpanDetector, build_detector
 from halspan.models.folder.write import identify_backbone
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.kept.keeping import Keeper, open_keeper
+from halspan.models.kept.store import Store
 from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.inventory import gib, take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
 from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
+from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
 from halspan.training.fit import check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
@@ -63,9 +69,12 @@ def train_and_judge(
         _show_recipe(spec)
     seed_process(spec.trainer, spec.seed)
     detector, encoder = _build(spec, corpus)
+    keeper = _open_keeper(spec, detector, encoder)
     if is_first_process():
         _begin(place, spec, settings, corpus, parts)
-    return _fit_and_judge(spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder)
+    return _fit_and_judge(
+        spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder, keeper=keeper
+    )
 
 
 def make_scorer(detector: SpanDetector, encoder: RowEncoder, spec: RunSpec) -> Scorer:
@@ -136,6 +145,24 @@ def _build(spec: RunSpec, corpus: Corpus) -> tuple[SpanDetector, RowEncoder]:
     return detector, encoder
 
 
+def _open_keeper(spec: RunSpec, detector: SpanDetector, encoder: RowEncoder) -> Keeper | None:
+    """Return a keeper for features of images, if they are to be kept; those of grey images never are."""
+    trainer = spec.trainer
+    if trainer.keep_images is False or spec.blank_images:
+        return None
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "halspan" / "images" if trainer.keep_folder is None else Path(trainer.keep_folder)
+    return open_keeper(
+        detector,
+        encoder,
+        spec.model,
+        store=Store(folder, gib=trainer.keep_gib),
+        is_on=trainer.keep_images is True,
+        autocast=torch.bfloat16 if trainer.precision == "bf16-mixed" else None,
+        device="cuda" if trainer.accelerator == "gpu" else "cpu",
+    )
+
+
 def _begin(place: RunDirectory, spec: RunSpec, settings: dict[str, Any], corpus: Corpus, parts: SplitParts) -> None:
     """Write the run's record, now that its data and its model are there."""
     before = _origin_so_far(place) if spec.resume else []
@@ -157,6 +184,14 @@ def _begin(place: RunDirectory, spec: RunSpec, settings: dict[str, Any], corpus:
         logger.info("%s: %d captions", part, len(captions))
 
 
+def _show_profile(place: RunDirectory) -> None:
+    """Write the page of a measured run, if this one was."""
+    if place.profile.exists():
+        page = place.path / "profile.html"
+        write_profile_page(page, json.loads(place.profile.read_text()), title=place.path.name)
+        logger.info("where the time of a step goes: %s", page)
+
+
 def _origin_so_far(place: RunDirectory) -> list[Any]:
     """Read from a run's configuration which processes have trained it."""
     origin = read_settings(place.config).get("origin") if place.is_run else None
@@ -172,6 +207,7 @@ def _fit_and_judge(
     parts: SplitParts,
     detector: SpanDetector,
     encoder: RowEncoder,
+    keeper: Keeper | None,
 ) -> dict[str, Any]:
     curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
     metrics: dict[str, Any] = {}
@@ -180,7 +216,9 @@ def _fit_and_judge(
             detector,
             train=group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row),
             val=group_rows(corpus, parts.val, max_captions=spec.trainer.captions_per_row),
-            encode=EncodeRows(encoder, partial(read_image, blank=spec.blank_images)),
+            encode=EncodeRows(
+                encoder, partial(read_image, blank=spec.blank_images), None if keeper is None else keeper.lookup
+            ),
             tokens_per_pass=tokens_per_pass(spec),
             run=place,
             trainer=spec.trainer,
@@ -188,8 +226,10 @@ def _fit_and_judge(
             loss=spec.loss,
             curves=curves,
             seed=spec.seed,
+            keeper=keeper,
         )
         if is_first_process():
+            _show_profile(place)
             sample = spec.judge.choose(parts.parts(), seed=spec.seed)
             jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
             scored = score_jobs(

@@ -23,7 +23,7 @@ from halspan.data.split.parts import SplitParts
 from halspan.evaluation.saved_run import check_inside
 from halspan.reporting.sweeps import main_figures
 from halspan.training.ends import explained_ends
-from halspan.training.run_spec import RunSpec
+from halspan.training.run_spec import RunSpec, check_backward
 from halspan.training.rundir import RunDirectory, is_first_process
 
 
@@ -74,6 +74,7 @@ def train(spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
         Content of `metrics.json`; empty in processes other than the first.
     """
     check_values(settings)
+    check_backward(spec.model, spec.trainer)
     place = RunDirectory(Path(spec.run_dir))
     with place.held(), explained_ends(place, can_resume=True):
         return _train_in(place, spec, settings)

@@ -50,7 +50,7 @@ def run_frozen_towers_without_grad(model: nn.Module, family: Family) -> None:
         if any(re.fullmatch(pattern, name) for name in trained):
             break
         frozen.append(pattern)
-    for module in list(_outermost(model, frozen)):
+    for module in list(outermost(model, frozen)):
         replace_forward(module, _run_without_grad)
 
 
@@ -59,8 +59,8 @@ def _run_without_grad(module: nn.Module, *inputs: Any, **named: Any) -> Any:
     return type(module).forward(module, *inputs, **named)
 
 
-def _outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> Iterator[nn.Module]:
-    """Return the largest modules all of whose parameters match."""
+def outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> Iterator[nn.Module]:
+    """Return the largest modules all of whose parameters match one of some patterns of whole paths."""
     for name, child in module.named_children():
         path = f"{prefix}{name}."
         names = [path + parameter for parameter, _ in child.named_parameters()]
@@ -69,4 +69,4 @@ def _outermost(module: nn.Module, patterns: Sequence[str], prefix: str = "") -> 
         if names and all(matches) and not is_container:
             yield child
         elif any(matches):
-            yield from _outermost(child, patterns, path)
+            yield from outermost(child, patterns, path)

@@ -3,27 +3,31 @@
 Axes: `token` (caption tokens of a whole batch), `hidden`, `row` and `position` of the backbone's input.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.errors import ModelError
 from halspan.core.losses import Logits
 from halspan.models.backbones.components import component_of, plain_model, plain_path
-from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family
+from halspan.models.backbones.families import BACKBONES, DEFAULT, FAMILIES, Family, find_decoder, find_layers
+from halspan.models.backbones.flex import uses_flex
 from halspan.models.backbones.loading import Backbone, load_backbone
-from halspan.models.checkpointing import checkpoint_layers, run_frozen_towers_without_grad
+from halspan.models.checkpointing import checkpoint_layers, outermost, run_frozen_towers_without_grad
 from halspan.models.heads.building import build_head, check_shape
 from halspan.models.heads.protocol import HeadSpec
-from halspan.models.inputs.batch import Batch, collate
-from halspan.models.inputs.context import PROMPT, layer_kinds, layer_masks
+from halspan.models.inputs.batch import Batch, EncodedRow, collate
+from halspan.models.inputs.context import PROMPT, block_masks, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.inputs.parts import mark_parts
+from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
 
@@ -65,12 +69,16 @@ def build_detector(
     return detector, encoder
 
 
-def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+def example_row(encoder: RowEncoder) -> EncodedRow:
     """Encode a caption of a nearly square image whose sides are not multiples of a patch, and which fits one tile."""
     image = Image.linear_gradient("L").convert("RGB").resize((151, 149))
     text = "A photo of a street."
     caption = Caption("check", "check", "nobody", "image_to_text", text, (Sentence(0, len(text)),))
-    row = encoder.encode(image, [caption], targets=False)
+    return encoder.encode(image, [caption], targets=False)
+
+
+def _example(detector: "SpanDetector", encoder: RowEncoder) -> Batch:
+    row = example_row(encoder)
     return collate([row], context="causal", pack_tokens=1).to(next(detector.backbone.parameters()).device)
 
 
@@ -144,6 +152,7 @@ class SpanDetector(nn.Module):
 
     Attributes:
         family: Family of the backbone.
+        on_features: Function that is given the features of each row that is to be kept, when a pass has them.
 
     Raises:
         ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
@@ -162,11 +171,13 @@ class SpanDetector(nn.Module):
         super().__init__()
         model, family = backbone.model, backbone.family
         self.family = family
+        self.on_features: Callable[[Sequence[Draft], Sequence[Features]], None] | None = None
         self._dtype: torch.dtype = model.dtype
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
         self._expert_modules = {p.rpartition(".")[0] for p in paths if component_of(p, family) == "experts"}
-        watch(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
+        self._has_block_masks = uses_flex(model.config.get_text_config())
+        watch(find_decoder(model, family))
         self.backbone = model if lora is None else _adapt(model, family, lora)
         run_frozen_towers_without_grad(model, family)
         if gradient_checkpointing:
@@ -175,6 +186,21 @@ class SpanDetector(nn.Module):
         self.token_head = build_head("token_head", token_head, hidden, n_types)
         self.sentence_head = build_head("sentence_head", sentence_head, hidden, n_types)
         self._n_types = n_types
+
+    @property
+    def vision_tower(self) -> list[nn.Module]:
+        """Return the largest modules that are all vision tower."""
+        return list(outermost(self.base_model, [self.family.vision]))
+
+    @property
+    def decoder(self) -> Any:
+        """Return the text decoder."""
+        return find_decoder(self.base_model, self.family)
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """Return the layers of the text decoder."""
+        return find_layers(self.decoder)
 
     def forward(self, batch: Batch) -> Logits:
         """Judge all tokens and sentences of a batch, in the order of its captions."""
@@ -203,6 +229,10 @@ class SpanDetector(nn.Module):
         """
         self._run(batch, ends_early=True)
 
+    def decoder_arguments(self, batch: Batch) -> Mapping[str, Any]:
+        """Return what the text decoder is called with, by the names of its arguments; it does not run."""
+        return self._run(batch, ends_early=True).arguments
+
     def own_states(self, batch: Batch) -> Float[Tensor, "token hidden"]:
         """Return the states of the model's own forward pass, with its own positions and masks.
 
@@ -220,16 +250,11 @@ class SpanDetector(nn.Module):
         return this.states[batch.token_row, batch.token_position]
 
     def _run(self, batch: Batch, *, ends_early: bool = False) -> Pass:
-        device = batch.segments.device.type
-        scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
         inputs = {name: self._cast(tensor) for name, tensor in batch.inputs.items()}
-        blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
-        order = inputs["position_ids"]
-        masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
-        mark_parts(masks.values(), batch.segments)
-        with current_pass(masks, ends_early=ends_early) as this:
+        masks = self._masks(batch, inputs)
+        with current_pass(masks, ends_early=ends_early, change=partial(self._exchange_features, batch)) as this:
             self.backbone(
-                **self.family.complete(self._base_model(), inputs, batch.segments),
+                **self.family.complete(self.base_model, inputs, batch.segments),
                 attention_mask=next(iter(masks.values())),  # so that none is built; the decoder gets its own
                 use_cache=False,
                 logits_to_keep=batch.token_row.new_empty(0),  # no positions, so that no vocabulary logits are computed
@@ -243,6 +268,34 @@ class SpanDetector(nn.Module):
         """
         if any(getattr(module, "merged", None) is False for module in self.backbone.modules()):  # of peft's layers
             self.backbone.merge_adapter()
+
+    def _masks(self, batch: Batch, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor | BlockMask]:
+        """Return the mask of each kind of layer."""
+        blocks = torch.where(batch.segments == PROMPT, self.family.prompt_blocks(inputs, batch.segments), batch.blocks)
+        order = inputs["position_ids"]
+        if self._has_block_masks:
+            return block_masks(self._kinds, batch.segments, blocks, order)
+        device = batch.segments.device.type
+        scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
+        masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        mark_parts(masks.values(), batch.segments)
+        return masks
+
+    def _exchange_features(self, batch: Batch, named: dict[str, Any]) -> dict[str, Any]:
+        """Put in the features that a batch has instead of pixels, or show those that its pixels have become."""
+        if batch.features:
+            return put(named, batch.features, batch.segments == PROMPT)
+        if batch.drafts and self.on_features is not None:
+            self.on_features(batch.drafts, take(named, batch.segments == PROMPT))
+        return named
+
+    def tensors_below_decoder(self) -> dict[str, Tensor]:
+        """Return all weights and buffers that turn prompt and image into inputs of the text decoder, by path."""
+        model = self.base_model
+        embeddings = {id(tensor) for tensor in _tensors(model.get_input_embeddings()).values()}
+        above = [find_decoder(model, self.family), model.get_output_embeddings()]
+        others = {id(tensor) for module in above for tensor in _tensors(module).values()} - embeddings
+        return {path: tensor for path, tensor in _tensors(model).items() if id(tensor) not in others}
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters and heads, which are all that training changes, on the CPU."""
@@ -286,5 +339,11 @@ class SpanDetector(nn.Module):
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
-    def _base_model(self) -> Any:
+    @property
+    def base_model(self) -> Any:
+        """Return the backbone without PEFT's wrapper."""
         return plain_model(self.backbone)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from halspan.core.errors import ModelError
 from halspan.models.backbones.components import plain_path
-from halspan.models.backbones.families import Family
+from halspan.models.backbones.families import Family, find_decoder
 from halspan.models.model_spec import EXPERTS, LoraSpec
 from halspan.models.passes import run_one_at_a_time
 from halspan.models.private.peft import cast_inputs_with
@@ -37,7 +37,7 @@ def add_lora(model: nn.Module, family: Family, spec: LoraSpec) -> Any:
     Raises:
         ModelError: A target matches nothing, or is not a regular expression.
     """
-    pattern, layers, experts = find_targets(model, family, spec.targets)
+    pattern, layers, experts = find_targets(model, family, spec.targets, first=spec.layers or 0)
     if experts:
         from halspan.models.backbones.experts import prepare_experts
 
@@ -69,21 +69,24 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
-def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tuple[str, list[str], list[str]]:
+def find_targets(
+    model: nn.Module, family: Family, targets: Sequence[str], *, first: int = 0
+) -> tuple[str, list[str], list[str]]:
     """Return the layers and parameters that adapters go on.
 
     Args:
         model: Model with the layers; it may be on the meta device.
         family: Patterns of components.
         targets: Names of components, or patterns of whole paths of linear layers.
+        first: Number of the first layer of the text decoder that is adapted.
 
     Returns:
         One regular expression that matches the whole paths of the linear layers (empty for none), these paths, and the
         paths of the parameters that hold routed experts.
 
     Raises:
-        ModelError: A target matches nothing (the message lists the paths), is not a regular expression, or takes too
-            long.
+        ModelError: A target matches nothing (the message lists the paths), or nothing from the first layer on, is not a
+            regular expression, or takes too long.
     """
     paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     patterns = {target: family.layers.get(target, target) for target in targets if target != EXPERTS}
@@ -98,7 +101,24 @@ def find_targets(model: nn.Module, family: Family, targets: Sequence[str]) -> tu
                 f"or a pattern of a whole path (# is a number): {', '.join(_shapes(paths))}"
             )
     experts = _find_experts(model, family) if EXPERTS in targets else []
-    return "|".join(f"(?:{pattern})" for pattern in patterns.values()), list(found), experts
+    whole = "|".join(f"(?:{pattern})" for pattern in patterns.values())
+    if not first:
+        return whole, list(found), experts
+    below = _layers_below(model, family, first)
+    layers, experts = ([path for path in paths if not re.match(below, path)] for paths in (found, experts))
+    if not layers and not experts:
+        raise ModelError(
+            f"model.lora.layers: {first}, but model.lora.targets match nothing in layer {first} of the text decoder or "
+            "above it; give a smaller number"
+        )
+    return f"(?!{below})(?:{whole})" if whole else "", layers, experts
+
+
+def _layers_below(model: Any, family: Family, first: int) -> str:
+    """Return a pattern of how the paths begin that belong to the lower layers of the text decoder."""
+    decoder = find_decoder(model, family)
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    return rf"{re.escape(path)}\.layers\.({'|'.join(map(str, range(first)))})\."
 
 
 def _find_experts(model: nn.Module, family: Family) -> list[str]:

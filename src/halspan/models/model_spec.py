@@ -40,6 +40,8 @@ class LoraSpec:
             `language`, `vision` and `projector` are their linear layers. `experts` are the routed experts, which are
             not linear layers and support only rslora without dropout. Everything else stays frozen.
         rslora: Whether to use rank-stabilized scaling (Kalajdzievski 2023, arXiv 2312.03732).
+        layers: Number of the first layer of the text decoder that is adapted, from 0; None for all. The states below
+            it need no graph.
         dora: Whether to adapt directions and magnitudes separately (Liu et al. 2024, arXiv 2402.09353).
 
     Raises:
@@ -53,6 +55,7 @@ class LoraSpec:
     targets: Annotated[list[Text], Field(min_length=1)]
     rslora: Switch = False
     dora: Switch = False
+    layers: Annotated[int, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         if EXPERTS in self.targets and (self.dropout or self.dora or not self.rslora):
@@ -82,7 +85,8 @@ class ModelSpec:
         pack_tokens: Largest number of tokens in a row in which captions of one image share a prompt; a longer caption
             has a row of its own. It changes speed and memory, but no result.
         dtype: Type of the frozen weights.
-        attention: Implementation of attention in transformers.
+        attention: Implementation of attention: transformers' `eager` or `sdpa`, with a mask of all pairs of tokens; or
+            torch's `flex`, which leaves out blocks of pairs that do not see each other, and trains on GPUs only.
         quantize: `nf4` stores the language tower in 4 bits, routed experts included, and computes in `dtype`; None
             stores all weights in `dtype`.
         image: Settings of the image processor that differ from the checkpoint's, such as its size, by the names of the
@@ -99,13 +103,13 @@ class ModelSpec:
 
     backbone: Text
     revision: Text | None = None
-    read_layer: Count | None = None
     prompt: Text
+    read_layer: Count | None = None
     context: Context
     max_tokens: Count
     pack_tokens: Count
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["eager", "sdpa"]
+    attention: Literal["eager", "sdpa", "flex"]
     quantize: Literal["nf4"] | None = None
     image: dict[str, Any] = Field(default_factory=dict)
     gradient_checkpointing: Switch = False

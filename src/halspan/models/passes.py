@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class DecoderReachedError(Exception):
@@ -22,11 +25,15 @@ class Pass:
     Attributes:
         masks: Attention mask of each kind of layer; if empty, the model makes its own.
         ends_early: Whether the pass ends before the decoder.
+        change: Function that changes the arguments of the decoder; None to leave them as they are.
+        arguments: Arguments of the decoder; empty until it is called, or where the pass does not end there.
         decoded: Last hidden state of the decoder, `row position hidden`; None until it has run.
     """
 
-    masks: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor | BlockMask]
     ends_early: bool = False
+    change: Change | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     decoded: Tensor | None = None
 
     @property
@@ -48,19 +55,22 @@ PARAMETRIZING = RLock()
 
 def watch(decoder: nn.Module) -> None:
     """Make a text decoder take its masks from the current pass, and store its states there."""
-    decoder.register_forward_pre_hook(_give_masks, with_kwargs=True)
+    decoder.register_forward_pre_hook(_give_inputs, with_kwargs=True)
     decoder.register_forward_hook(_keep_states)
 
 
 @contextmanager
-def current_pass(masks: Mapping[str, Tensor], *, ends_early: bool = False) -> Iterator[Pass]:
+def current_pass(
+    masks: Mapping[str, Tensor | BlockMask], *, ends_early: bool = False, change: Change | None = None
+) -> Iterator[Pass]:
     """Yield a new pass of this thread, for decoders that `watch` was called on.
 
     Args:
         masks: Attention mask of each kind of layer; if empty, the model makes its own.
         ends_early: Whether to end before the decoder, by a `DecoderReachedError` that is caught here.
+        change: Function that changes the arguments of the decoder; None to leave them as they are.
     """
-    this = Pass(masks, ends_early)
+    this = Pass(masks, ends_early, change)
     token = _CURRENT.set(this)
     try:
         with suppress(DecoderReachedError):
@@ -84,14 +94,19 @@ def _run_alone(module: nn.Module, *inputs: Any, **named: Any) -> Any:
         return type(module).forward(module, *inputs, **named)
 
 
-def _give_masks(_decoder: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Pass the decoder a mask for each kind of layer; the model around it would pass on only one."""
+def _give_inputs(_decoder: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Pass the decoder a mask for each kind of layer, as the model around it would pass on only one, and features."""
     this = _CURRENT.get()
-    if this is not None and this.ends_early:
-        raise DecoderReachedError
-    if this is None or len(this.masks) < 2:
+    if this is None:
         return inputs, named
-    return inputs, named | {"attention_mask": this.masks}
+    if this.change is not None:
+        named = this.change(named)
+    if len(this.masks) > 1:
+        named = named | {"attention_mask": this.masks}
+    if this.ends_early:
+        this.arguments = named
+        raise DecoderReachedError
+    return inputs, named
 
 
 def _keep_states(_decoder: nn.Module, _inputs: Any, output: Any) -> None:

@@ -3,17 +3,15 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import halspan
 from halspan.core.captions import Prediction
 from halspan.core.files import write_text
-from halspan.reporting.figures import look_up, main_part, part_names, show
+from halspan.reporting.figures import look_up, main_part, part_names
 from halspan.reporting.gallery import OUTCOMES, ReadImage, gallery_data
 from halspan.reporting.headline import FEWEST, NEAR, read_gain, read_headline, read_notes
 from halspan.reporting.origin import origin_lines
@@ -31,6 +29,7 @@ from halspan.reporting.sections import (
     token_note,
     type_lines,
 )
+from halspan.reporting.templating import build_environment, read_template
 
 _NO_THRESHOLD = 0.5
 _PARTS = {
@@ -80,8 +79,8 @@ def _render(
     table: PaperTable,
     captions: Mapping[str, Any],
 ) -> str:
-    environment = _environment()
-    script, style = _read("report.js"), _read("report.css")
+    environment = build_environment()
+    script, style = read_template("report.js"), read_template("report.css")
     main = main_part(metrics)
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -113,22 +112,6 @@ def _render(
         limits={"near": NEAR, "fewest": FEWEST, "drift": DRIFT, "min_sentences": MIN_SENTENCES},
         reasons=metrics.get("reasons") or {},
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("halspan.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["show"] = show
-    return environment
-
-
-def _read(name: str) -> str:
-    return (resources.files("halspan.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _part(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:

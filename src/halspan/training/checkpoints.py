@@ -26,6 +26,7 @@ _COUNTS: dict[str, TypeAdapter[Any]] = {  # what a checkpoint may hold besides w
     "global_step": TypeAdapter(NonNegativeInt | None),
     "total_steps": TypeAdapter(NonNegativeInt | None),
     "trained": TypeAdapter(dict[str, NonNegativeInt] | None),
+    "validations_since_best": TypeAdapter(NonNegativeInt | None),
 }
 
 
@@ -88,9 +89,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(pl.Callback):
-    """Callback that keeps `last.ckpt` and `best.ckpt`, and ends training on its last step or on a signal.
+    """Callback that keeps `last.ckpt` and `best.ckpt`, and ends training: at its last step, early, or on a signal.
 
     A step that is followed by a validation is saved after it, so that a resumed run never skips or repeats one.
+    Lightning's own early stopping is not used, because it takes its patience from the checkpoint of a resumed run, and
+    such a run would go on after its end.
 
     Args:
         run: Folder of the checkpoints.
@@ -98,17 +101,32 @@ class Checkpoints(pl.Callback):
         every_steps: Optimizer steps between two `last.ckpt`.
         val_every_steps: Optimizer steps between two validations.
         total_steps: Optimizer steps of the whole run.
+        patience: Validations without a lower loss after which training ends; None for no early end.
     """
 
     def __init__(
-        self, run: RunDirectory, *, signals: Signals, every_steps: int, val_every_steps: int, total_steps: int
+        self,
+        run: RunDirectory,
+        *,
+        signals: Signals,
+        every_steps: int,
+        val_every_steps: int,
+        total_steps: int,
+        patience: int | None = None,
     ) -> None:
         self._run = run
         self._signals = signals
         self._every_steps = every_steps
         self._val_every_steps = val_every_steps
         self._total_steps = total_steps
+        self._patience = patience
         self._best_loss = math.inf
+        self._since_best = 0
+
+    @property
+    def has_ended_early(self) -> bool:
+        """Return whether patience is at its end."""
+        return self._patience is not None and self._since_best >= self._patience
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lowest validation loss so far, in nats."""
@@ -117,6 +135,20 @@ class Checkpoints(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the lowest validation loss so far."""
         self._best_loss = state_dict["best_loss"]
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save the number of validations without a lower loss."""
+        checkpoint["validations_since_best"] = self._since_best
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue to count validations; checkpoints of earlier versions have no number."""
+        self._since_best = checkpoint.get("validations_since_best") or 0
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,12 +174,15 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the newest weights, and those with the lowest validation loss."""
         loss = float(trainer.callback_metrics["val/loss"])
-        if loss < self._best_loss:
+        is_best = loss < self._best_loss
+        self._since_best = 0 if is_best else self._since_best + 1
+        if is_best:
             self._best_loss = loss
             trainer.save_checkpoint(self._run.best, weights_only=False)
         trainer.save_checkpoint(self._run.last, weights_only=False)
         if trainer.global_step < self._total_steps and self._must_end(trainer):
             self._end(trainer.global_step)
+        trainer.should_stop |= self.has_ended_early
 
     def _end(self, step: int) -> NoReturn:
         logger.info("last.ckpt has optimizer step %d of %d", step, self._total_steps)

@@ -1,14 +1,18 @@
 """Rows as batches: images are read, captions tokenized, and both laid out in passes of bounded size."""
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from halspan.data.images import read_size
+from halspan.data.images import content_hash, read_size
 from halspan.data.rows import Row
-from halspan.models.inputs.batch import Batch
+from halspan.models.inputs.batch import Batch, EncodedRow
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.kept.keeping import KEEPING, Lookup
+from halspan.training.profiling import timed
 
 _SAMPLE = 512  # rows whose captions are tokenized to estimate the length of all
 _SIZES = ((64, 64), (640, 480), (300, 900))  # images by which it shows whether the prompt's length depends on the image
@@ -21,16 +25,40 @@ class EncodeRows:
     Args:
         encoder: The detector's encoder.
         read_image: Function that reads the image of a row.
+        kept: Features of images that are kept, which are looked up before an image is read; None for none.
     """
 
-    def __init__(self, encoder: RowEncoder, read_image: Callable[[Path], Image.Image]) -> None:
+    def __init__(
+        self, encoder: RowEncoder, read_image: Callable[[Path], Image.Image], kept: Lookup | None = None
+    ) -> None:
         self._encoder = encoder
         self._read_image = read_image
+        self._kept = kept
 
     def __call__(self, rows: Sequence[Row], *, tokens_per_pass: int) -> tuple[Batch, ...]:
         """Encode rows with targets, as batches of at most `tokens_per_pass` tokens, padding included."""
-        encoded = [self._encoder.encode(self._read_image(row.image), row.captions) for row in rows]
-        return self._encoder.passes(encoded, tokens=tokens_per_pass)
+        start = time.perf_counter()
+        encoded = [self._encode(row) for row in rows]
+        seconds = time.perf_counter() - start
+        with timed("encoding"):
+            first, *others = self._encoder.passes(encoded, tokens=tokens_per_pass)
+        return replace(first, image_seconds=seconds), *others
+
+    def _encode(self, row: Row) -> EncodedRow:
+        if self._kept is None or self._kept.mode != KEEPING:
+            return self._encode_pixels(row)
+        content = content_hash(row.image)
+        if (entry := self._kept.read(content)) is not None:
+            return self._encoder.encode_kept(entry, row.captions)
+        encoded = self._encode_pixels(row)
+        is_same = content_hash(row.image) == content  # the file may have been replaced before it was decoded
+        return replace(encoded, entry=self._kept.name_of(content)) if is_same else encoded
+
+    def _encode_pixels(self, row: Row) -> EncodedRow:
+        with timed("reading images"):
+            image = self._read_image(row.image)
+        with timed("encoding"):
+            return self._encoder.encode(image, row.captions)
 
     def measure(self, rows: Sequence[Row]) -> list[int]:
         """Estimate the length of each row in tokens, from its characters and the size of its image.

@@ -19,13 +19,17 @@ from pytorch_lightning.strategies import DDPStrategy
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.data.rows import Row
+from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
+from halspan.models.kept.keeping import Keeper
 from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
+from halspan.training.kept_images import KeepImages
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.private_lightning import StepBar
+from halspan.training.profiling import Profile
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
 
@@ -67,6 +71,7 @@ def fit(
     loss: LossWeights,
     curves: Logger,
     seed: int,
+    keeper: Keeper | None = None,
 ) -> None:
     """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
@@ -82,6 +87,7 @@ def fit(
         loss: Weights of the loss terms.
         curves: Logger of the curves.
         seed: Seed of the order of rows and of dropout.
+        keeper: Features of images that are kept; None to keep none.
 
     Raises:
         DataError: There are no training or no validation rows.
@@ -100,7 +106,8 @@ def fit(
     check_length(run, trainer, n_rows=len(train))
     done = Progress.read(run)
     done.log(total_steps)
-    if done.step < total_steps:
+    ended_early = done.has_ended_early(trainer.patience)
+    if done.step < total_steps and not ended_early:
         rows = RowData(
             train=train,
             val=val,
@@ -114,18 +121,42 @@ def fit(
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
-        with _signals_raised() as signals, warnings.catch_warnings():
+        with _shown_to(keeper, detector), _signals_raised() as signals, warnings.catch_warnings():
             # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-            lightning = _build_trainer(trainer, run, curves, signals, n_rows=len(train))
-            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
-        if lightning.global_step != total_steps:
+            checkpoints = _build_checkpoints(trainer, run, signals, n_rows=len(train))
+            keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
+            measuring = [Profile(run, detector)] if trainer.profile else []
+            lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=len(train))
+            with compiled(detector.decoder_layers if trainer.compile else ()):
+                lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+        ended_early = checkpoints.has_ended_early
+        done = Progress(step=lightning.global_step)
+        if done.step != total_steps and not ended_early:
             raise ModelError(
-                f"training ended after optimizer step {lightning.global_step} of {total_steps}, although nothing asked "
-                "it to; resume=true continues from last.ckpt"
+                f"training ended after optimizer step {done.step} of {total_steps}, although nothing asked it to; "
+                "resume=true continues from last.ckpt"
             )
+    if done.step < total_steps:
+        logger.info(
+            "training ended early, after optimizer step %d of %d: the last %d validations had no lower loss "
+            "(trainer.patience)",
+            done.step,
+            total_steps,
+            trainer.patience,
+        )
     load_trained(detector, run.best)
+
+
+@contextmanager
+def _shown_to(keeper: Keeper | None, detector: SpanDetector) -> Iterator[None]:
+    """Let a keeper have the features of images that passes of a detector show."""
+    detector.on_features = None if keeper is None else keeper.take
+    try:
+        yield
+    finally:
+        detector.on_features = None
 
 
 @contextmanager
@@ -148,10 +179,12 @@ class Progress:
     Attributes:
         step: Optimizer steps before `last.ckpt`; 0 where there is none.
         of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
+        validations_since_best: Validations in a row without a lower loss.
     """
 
     step: int = 0
     of_steps: int | None = None
+    validations_since_best: int = 0
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
@@ -164,7 +197,12 @@ class Progress:
         return cls(
             step=checkpoint["global_step"],
             of_steps=checkpoint.get("total_steps"),
+            validations_since_best=checkpoint.get("validations_since_best") or 0,
         )
+
+    def has_ended_early(self, patience: int | None) -> bool:
+        """Return whether a run with some `trainer.patience` has ended here."""
+        return patience is not None and self.validations_since_best >= patience
 
     def log(self, total_steps: int) -> None:
         """Log where the run continues, and the effect of a changed length."""
@@ -199,18 +237,20 @@ def check_length(run: RunDirectory, spec: TrainerSpec, *, n_rows: int) -> None:
         )
 
 
-def _build_trainer(
-    spec: TrainerSpec, run: RunDirectory, curves: Logger, signals: Signals, *, n_rows: int
-) -> pl.Trainer:
-    val_every_steps = spec.val_every_steps or spec.steps_per_epoch(n_rows)
-    total_steps = spec.total_steps(n_rows)
-    checkpoints = Checkpoints(
+def _build_checkpoints(spec: TrainerSpec, run: RunDirectory, signals: Signals, *, n_rows: int) -> Checkpoints:
+    return Checkpoints(
         run,
         signals=signals,
         every_steps=spec.save_every_steps,
-        val_every_steps=val_every_steps,
-        total_steps=total_steps,
+        val_every_steps=spec.val_every_steps or spec.steps_per_epoch(n_rows),
+        total_steps=spec.total_steps(n_rows),
+        patience=spec.patience,
     )
+
+
+def _build_trainer(
+    spec: TrainerSpec, run: RunDirectory, curves: Logger, callbacks: Sequence[pl.Callback], *, n_rows: int
+) -> pl.Trainer:
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
@@ -219,11 +259,11 @@ def _build_trainer(
         precision=spec.precision,
         max_epochs=1,  # the loader yields all steps of the run in one epoch
         check_val_every_n_epoch=None,
-        val_check_interval=val_every_steps,
+        val_check_interval=spec.val_every_steps or spec.steps_per_epoch(n_rows),
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
-        callbacks=[checkpoints, StepBar(leave=True, console_kwargs={"stderr": True})],
+        callbacks=[*callbacks, StepBar(leave=True, console_kwargs={"stderr": True})],
         plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -25,6 +25,7 @@ from halspan.training.datamodule import RowData
 from halspan.training.ends import is_memory_short
 from halspan.training.optimizer import build_optimizer
 from halspan.training.private_lightning import count_steps_as
+from halspan.training.profiling import FORWARD, timed
 from halspan.training.run_spec import OptimizerSpec
 
 logger = logging.getLogger(__name__)
@@ -90,14 +91,17 @@ class DetectorModule(pl.LightningModule):
         """Take one optimizer step over this device's share of a global batch, in one or several passes."""
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        counts = self._count_globally(batch)
+        with timed("exchange between devices"):
+            counts = self._count_globally(batch)
         loss = self._accumulate_in_memory(batch, counts)
-        self._exchange_gradients()
+        with timed("exchange between devices"):
+            self._exchange_gradients()
         if self._optimizer_spec.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
         self._log_step(loss, [group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
+        with timed("optimizer"):
+            optimizer.step()
+            schedule.step()
 
     @override
     def on_validation_epoch_start(self) -> None:
@@ -174,7 +178,7 @@ class DetectorModule(pl.LightningModule):
         seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
         self.zero_grad()
         with self._unsynchronized():
-            return torch.stack([self._backward(part, counts) for part in batch]).sum()
+            return torch.stack([self._backward(each, counts) for each in batch]).sum()
 
     def _halve(self, batch: Sequence[Batch]) -> tuple[Batch, ...]:
         """Make a step's passes half as large, and those of later steps; empty if a line is too long for that."""
@@ -194,11 +198,14 @@ class DetectorModule(pl.LightningModule):
         )
         return tuple(part.to(self.device) for part in smaller)
 
-    def _backward(self, part: Batch, counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
+    def _backward(self, batch: Batch, counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient, and return its share of the loss."""
-        terms = loss_terms(self.detector(part), _targets(part), self._loss_weights)
-        loss = combine(terms, self._loss_weights, counts)
-        self.manual_backward(loss)
+        with timed(FORWARD):
+            logits = self.detector(batch)
+        with timed("heads and loss"):
+            loss = combine(loss_terms(logits, _targets(batch), self._loss_weights), self._loss_weights, counts)
+        with timed("backward pass"):
+            self.manual_backward(loss)
         return loss.detach()
 
     def _unsynchronized(self) -> AbstractContextManager[None]:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from halspan.core.errors import ConfigError
 from halspan.evaluation.sampling import JudgeSpec
 
 _STRICT = ConfigDict(extra="forbid", validate_default=True)
@@ -12,6 +13,11 @@ _STRICT = ConfigDict(extra="forbid", validate_default=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _read_switch(value: Any) -> Any:
+    """Return what `on` and `off` mean: YAML reads them as true and false, the command line as text."""
+    return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -33,8 +39,17 @@ class TrainerSpec:
         max_epochs: Passes over the training rows; None to count steps only.
         val_every_steps: Optimizer steps between validations; None for one after each epoch. There is always one after
             the last step.
+        patience: Validations in a row without a lower loss after which training ends early; None to take all steps.
         save_every_steps: Optimizer steps between two `last.ckpt`.
         log_every_steps: Optimizer steps between two lines of the log.
+        compile: Whether the text decoder's layers are compiled (torch.compile); takes a while at the start, and needs a
+            C++ compiler on a CPU.
+        profile: Whether a few steps after the first ones are measured: `profile.html` says where their time goes.
+        keep_images: Whether what frozen parts of the backbone make of an image is kept in files, for later epochs and
+            runs; `auto` to keep it where images take a tenth of the first steps' time or more.
+        keep_folder: Folder of these files, for any number of runs; None for `halspan/images` in the user's folder for
+            caches.
+        keep_gib: Size of this folder in GiB from which on nothing is added to it.
 
     Raises:
         pydantic.ValidationError: A key is unknown, or a value has the wrong type or range.
@@ -52,8 +67,14 @@ class TrainerSpec:
     max_steps: Count | None
     max_epochs: Count | None
     val_every_steps: Count | None
+    patience: Count | None
     save_every_steps: Count
     log_every_steps: Count
+    compile: Annotated[bool, Field(strict=True)]
+    profile: Annotated[bool, Field(strict=True)]
+    keep_images: Annotated[Annotated[bool, Field(strict=True)] | Literal["auto"], BeforeValidator(_read_switch)] = False
+    keep_folder: Annotated[str, Field(min_length=1)] | None = None
+    keep_gib: Positive = 32.0
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
@@ -101,6 +122,19 @@ class OptimizerSpec:
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["cosine", "linear", "constant"]
     clip_norm: Positive | None
+
+
+def check_backward(model: Any, trainer: TrainerSpec) -> None:
+    """Require that the attention of a model can be trained on the trainer's machine.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if model.attention == "flex" and trainer.accelerator == "cpu":
+        raise ConfigError(
+            "model.attention: flex cannot train on a CPU, because torch's flex_attention has no backward pass there; "
+            "set model.attention=sdpa, or train on a GPU (trainer=gpu)"
+        )
 
 
 def describe_recipe(trainer: TrainerSpec, optimizer: OptimizerSpec) -> str:

@@ -23,6 +23,7 @@ _PARTS = ("val", "test_seen", "test_heldout")
 # files of judging, in a run and in each evaluation of it
 _FIGURES = (
     *("tuned.json", "metrics.json", "report.html", "table.md", "table.csv"),
+    *("profile.json", "profile.html", "profile_trace.json.gz"),
     *(f"{folder}/{part}.jsonl" for folder in ("predictions", "baselines/*") for part in _PARTS),
 )
 
@@ -61,6 +62,16 @@ class RunDirectory:
     def tuned(self) -> Path:
         """Return the file of temperatures, threshold and decoding parameters, tuned on the validation part."""
         return self.path / "tuned.json"
+
+    @property
+    def profile(self) -> Path:
+        """Return the place of the times of a step's parts."""
+        return self.path / "profile.json"
+
+    @property
+    def profile_trace(self) -> Path:
+        """Return the place of the trace of the measured steps."""
+        return self.path / "profile_trace.json.gz"
 
     @property
     def metrics(self) -> Path:

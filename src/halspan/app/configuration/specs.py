@@ -46,12 +46,13 @@ SPECS: dict[str, Loaders] = {
 """Classes allowed under each key of a configuration, except readers; the empty key is its root."""
 
 _JUDGES_ALL = {"judge": {_TARGET: "halspan.evaluation.sampling.JudgeSpec", "captions": None}}
+_TRAINS_PLAINLY = {"tokens_per_pass": "auto", "patience": None, "compile": False, "profile": False}
 _ADDED: dict[str, dict[str, Any]] = {
     "halspan.models.spec.ModelSpec": {"token_head": {"name": "comparing"}, "sentence_head": {"name": "pooling"}},
     "halspan.training.spec.RunSpec": _JUDGES_ALL,
     "halspan.training.run_spec.RunSpec": _JUDGES_ALL,  # version 0.1.0 had it without the key too
-    "halspan.training.spec.TrainerSpec": {"tokens_per_pass": "auto"},
-    "halspan.training.run_spec.TrainerSpec": {"tokens_per_pass": "auto"},
+    "halspan.training.spec.TrainerSpec": _TRAINS_PLAINLY,
+    "halspan.training.run_spec.TrainerSpec": _TRAINS_PLAINLY,
 }
 """Keys that specs have gained since they had these names, with the values that they amounted to."""
 

@@ -1,9 +1,11 @@
 """Differences between families of vision-language models: names of their parts, and extra inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+
+from torch import nn
 
 from halspan.core.errors import ConfigError
 from halspan.core.extensions import Registry
@@ -39,6 +41,16 @@ class Family:
     prompt_blocks: inputs.PromptBlocks = inputs.causal_prompt
     complete: inputs.Complete = inputs.as_laid_out
     limit: str = ""
+
+
+def find_decoder(model: Any, family: Family) -> Any:
+    """Return the text decoder of a model."""
+    return model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+
+
+def find_layers(decoder: nn.Module) -> Sequence[nn.Module]:
+    """Return the layers of a text decoder, which are its longest list of modules."""
+    return max((list(module) for module in decoder.modules() if isinstance(module, nn.ModuleList)), key=len)
 
 
 _ATTENTION_AND_MLP = r"\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj"

@@ -21,7 +21,8 @@ from transformers import (
 from halspan.core.checks import show
 from halspan.core.errors import HalspanError, ModelError
 from halspan.models.backbones.depth import cut_checkpoint, cut_config
-from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of
+from halspan.models.backbones.families import BACKBONES, FAMILIES, Family, family_of, find_decoder
+from halspan.models.backbones.flex import implementation_of, use_flex
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
@@ -205,7 +206,9 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     if spec.quantize is not None:
         check_quantized(measure(model, family))
     if spec.attention == "sdpa":
-        use_parts(model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder))
+        use_parts(find_decoder(model, family))
+    if spec.attention == "flex":
+        use_flex(find_decoder(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 
@@ -218,7 +221,7 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
             config=config,
             state_dict=cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer),
             dtype=dtype,
-            attn_implementation=spec.attention,
+            attn_implementation=implementation_of(spec.attention),
             quantization_config=_quantization(spec, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below

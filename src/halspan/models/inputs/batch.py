@@ -5,7 +5,7 @@ place in its sentence), `row` (of the backbone's input), `position` (a token's p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -23,7 +23,10 @@ from halspan.core.losses import Targets
 from halspan.core.targets import CaptionTargets
 from halspan.models.inputs.context import NO_BLOCK, PADDING, PROMPT
 from halspan.models.inputs.packing import pack
+from halspan.models.kept.features import Draft, Features, join
 from halspan.models.model_spec import Context
+
+_PIXELS = "pixel"  # how the names of images begin that only the vision tower reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,26 @@ class EncodedRow:
         token_inputs: Other inputs of the backbone with an entry for each token of the prompt; captions get 0.
         image_inputs: Inputs of the backbone that belong to the image, such as pixels.
         captions: Captions, in any order.
+        features: What the text decoder gets of prompt and image, where it is kept; there are no pixels then.
+        entry: Name under which the features are to be kept once a pass has shown them; empty for not at all.
     """
 
     prompt: Int[Tensor, "position"]
     token_inputs: dict[str, Int[Tensor, "position"]]
     image_inputs: dict[str, Tensor]
     captions: tuple[EncodedCaption, ...]
+    features: Features = field(default_factory=dict)
+    entry: str = ""
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Return what an entry holds beside features: all but captions and pixels."""
+        small = {name: value for name, value in self.image_inputs.items() if not name.startswith(_PIXELS)}
+        return (
+            {"prompt": self.prompt}
+            | {f"token.{name}": value for name, value in self.token_inputs.items()}
+            | {f"image.{name}": value for name, value in small.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +100,9 @@ class Batch:
         offsets: Character ranges of each caption's tokens in its text.
         unscored: For each sentence of each caption, the reason why its score has no meaning; None for one that counts.
         targets: Training targets; None unless they were requested.
+        features: What the text decoder gets of prompts and images, where it is kept; there are no pixels then.
+        drafts: For each row, the entry that its features are to be kept in; empty where they are not.
+        image_seconds: Time that decoding and processing its images took.
     """
 
     inputs: dict[str, Tensor]
@@ -96,6 +116,9 @@ class Batch:
     offsets: tuple[Int[ndarray, "_ 2"], ...]
     unscored: tuple[tuple[str | None, ...], ...]
     targets: Targets | None
+    features: Features = field(default_factory=dict)
+    drafts: tuple[Draft, ...] = ()
+    image_seconds: float = 0.0
 
     @property
     def tokens_per_caption(self) -> list[int]:
@@ -129,17 +152,19 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor], targets: Targets | None) -> "Batch":
         tensors = ("segments", "blocks", "token_row", "token_position", "token_expectation", "sentence_tokens")
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in tensors}
-        moved["inputs"] = {name: move(tensor) for name, tensor in self.inputs.items()}
+        for name in ("inputs", "features"):
+            moved[name] = {key: move(tensor) for key, tensor in getattr(self, name).items()}
         return replace(self, targets=targets, **moved)
 
 
-def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -> Batch:
+def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int, grain: int = 1) -> Batch:
     """Lay out at least one row as one batch; rows and their captions keep their order.
 
     Args:
-        rows: Encoded rows.
+        rows: Encoded rows; all of them have features, or none.
         context: Part of its own caption that a token sees.
         pack_tokens: Largest number of tokens in a line in which captions share a prompt.
+        grain: Number of tokens of which the padded length is a multiple.
     """
     lines: list[_Line] = []
     places: list[_Place] = []
@@ -148,9 +173,9 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -
     captions = [caption for row in rows for caption in row.captions]
     targets = [caption.targets for caption in captions if caption.targets is not None]
     return Batch(
-        inputs=_join_inputs(lines),
-        segments=_pad([line.segments for line in lines], PADDING),
-        blocks=_pad([line.blocks for line in lines], NO_BLOCK),
+        inputs=_join_inputs(lines, grain),
+        segments=_pad([line.segments for line in lines], PADDING, grain),
+        blocks=_pad([line.blocks for line in lines], NO_BLOCK, grain),
         token_row=_join([np.full(place.stop - place.start, place.line) for place in places]),
         token_position=_join([np.arange(place.start, place.stop) for place in places]),
         token_expectation=_join([_expectations(place, context) for place in places]),
@@ -159,7 +184,13 @@ def collate(rows: Sequence[EncodedRow], *, context: Context, pack_tokens: int) -
         offsets=tuple(caption.offsets for caption in captions),
         unscored=tuple(caption.unscored for caption in captions),
         targets=Targets.join(targets) if targets else None,
+        features=join([line.row.features for line in lines]) if lines[0].row.features else {},
+        drafts=tuple(_draft(line.row) for line in lines if line.row.entry),
     )
+
+
+def _draft(row: EncodedRow) -> Draft:
+    return Draft(name=row.entry, parts={name: value.numpy() for name, value in row.parts.items()})
 
 
 def copies_of(context: Context) -> int:
@@ -241,13 +272,13 @@ def _blocks(captions: Sequence[EncodedCaption], context: Context, copies: int) -
             yield np.full(copies * len(caption.ids), NO_BLOCK)
 
 
-def _join_inputs(lines: Sequence[_Line]) -> dict[str, Tensor]:
+def _join_inputs(lines: Sequence[_Line], grain: int) -> dict[str, Tensor]:
     inputs = {
-        "input_ids": _pad([line.ids for line in lines], 0),
-        "position_ids": _pad([line.positions for line in lines], 0),
+        "input_ids": _pad([line.ids for line in lines], 0, grain),
+        "position_ids": _pad([line.positions for line in lines], 0, grain),
     }
     for name in lines[0].row.token_inputs:
-        of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0)
+        of_prompts = _pad([line.row.token_inputs[name] for line in lines], 0, 1)
         inputs[name] = F.pad(of_prompts, (0, inputs["input_ids"].shape[1] - of_prompts.shape[1]))
     for name in lines[0].row.image_inputs:
         inputs[name] = _join_images([line.row.image_inputs[name] for line in lines])
@@ -280,5 +311,6 @@ def _join(parts: Sequence[Int[ndarray, "_"]]) -> Int[Tensor, "_"]:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _pad(parts: list[Int[Tensor, "_"]], value: int) -> Int[Tensor, "row position"]:
-    return pad_sequence(parts, batch_first=True, padding_value=value)
+def _pad(parts: list[Int[Tensor, "_"]], value: int, grain: int) -> Int[Tensor, "row position"]:
+    padded = pad_sequence(parts, batch_first=True, padding_value=value)
+    return F.pad(padded, (0, -padded.shape[1] % grain), value=value)

@@ -1,14 +1,15 @@
-"""The attention mask that keeps captions of one image apart: which tokens of a row see which.
+"""The attention masks that keep captions of one image apart: which tokens of a row see which.
 
 Axes: `row`, `position` (a token's place in its row).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from halspan.core.errors import ModelError
 
@@ -49,37 +50,7 @@ def layer_masks(
     *,
     dtype: torch.dtype,
 ) -> dict[str, Float[Tensor, "row 1 position position"]]:
-    """Build the mask of each kind of layer.
-
-    Args:
-        kinds: Result of `layer_kinds`.
-        segments: See `attention_mask`.
-        blocks: See `attention_mask`.
-        order: Place of each token as if its caption were the only one after the prompt. Distances are counted in it, so
-            what a caption sees does not depend on the other captions in its row.
-        dtype: Type of the attention scores that the masks are added to.
-    """
-    whole = attention_mask(segments, blocks, dtype=dtype)
-    lowest = torch.finfo(dtype).min
-    masks = {}
-    for kind, reach in kinds.items():
-        masks[kind] = whole
-        if reach is not None and reach < segments.shape[1]:
-            masks[kind] = whole.masked_fill(~_within(kind, reach, order)[:, None], lowest)
-    return masks
-
-
-def _within(kind: str, reach: int, order: Int[Tensor, "row position"]) -> Bool[Tensor, "row position position"]:
-    query, key = order[:, :, None], order[:, None, :]
-    if kind == "chunked_attention":
-        return query // reach == key // reach
-    return query - key < reach
-
-
-def attention_mask(
-    segments: Int[Tensor, "row position"], blocks: Int[Tensor, "row position"], *, dtype: torch.dtype
-) -> Float[Tensor, "row 1 position position"]:
-    """Build the additive mask of a batch of rows.
+    """Build the additive mask of each kind of layer.
 
     A token of the prompt sees the prompt before it. A token of a caption sees the prompt, the tokens before it in its
     own caption, and all of its block. No token sees padding, but padding sees other tokens, because a softmax needs at
@@ -89,18 +60,79 @@ def attention_mask(
     wrong there without an error.
 
     Args:
+        kinds: Result of `layer_kinds`.
         segments: Number of each token's caption within its row, from 0; or PROMPT, or PADDING (which follows all other
             tokens).
         blocks: Block of each token; tokens of one block in a row see each other both ways, and NO_BLOCK is causal.
-        dtype: Type of the attention scores that the mask is added to.
+        order: Place of each token as if its caption were the only one after the prompt. Distances are counted in it, so
+            what a caption sees does not depend on the other captions in its row.
+        dtype: Type of the attention scores that the masks are added to.
 
     Returns:
-        0 where the query (third axis) sees the key (fourth axis), the lowest number of `dtype` elsewhere.
+        For each kind, 0 where the query (third axis) sees the key (fourth axis), the lowest number elsewhere.
     """
-    n = segments.shape[1]
-    before = torch.ones(n, n, dtype=torch.bool, device=segments.device).tril()
-    key, block = segments[:, None, :], blocks[:, None, :]
-    seen = before & ((key == segments[:, :, None]) | (key == PROMPT))
-    seen |= (block == blocks[:, :, None]) & (block != NO_BLOCK)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    row, position = (torch.arange(n, device=segments.device) for n in segments.shape)
+    pairs = (row[:, None, None], None, position[None, :, None], position[None, None, :])
+    masks: dict[str, Tensor] = {}
+    for kind, reach in kinds.items():
+        seen = _rule(segments, blocks, order, _reach_of(kind, reach, order))(*pairs)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+        masks[kind] = mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    return masks
+
+
+def block_masks(
+    kinds: Mapping[str, int | None],
+    segments: Int[Tensor, "row position"],
+    blocks: Int[Tensor, "row position"],
+    order: Int[Tensor, "row position"],
+) -> dict[str, BlockMask]:
+    """Build the masks of `layer_masks` for attention that leaves out blocks of pairs that do not see each other.
+
+    A boolean mask of all pairs exists while a block mask is made, and not after it.
+
+    Args:
+        kinds: Result of `layer_kinds`.
+        segments: See `layer_masks`.
+        blocks: See `layer_masks`.
+        order: See `layer_masks`.
+    """
+    n_rows, n = segments.shape
+    # Compiled attention keeps these tensors for its backward pass, and cannot keep those of torch's inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        segments, blocks, order = segments.clone(), blocks.clone(), order.clone()
+        rules = {kind: _rule(segments, blocks, order, _reach_of(kind, reach, order)) for kind, reach in kinds.items()}
+        device = segments.device
+        return {kind: create_block_mask(rule, n_rows, None, n, n, device=device) for kind, rule in rules.items()}
+
+
+def _rule(
+    segments: Int[Tensor, "row position"],
+    blocks: Int[Tensor, "row position"],
+    order: Int[Tensor, "row position"],
+    reach: tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]],
+) -> Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]:
+    """Return the function of row, head, query and key that says whether the query sees the key.
+
+    It is one lambda for all kinds of layers, so that torch compiles it once.
+    """
+    first, last = reach
+    return lambda row, _head, query, key: (
+        (
+            ((key <= query) & ((segments[row, key] == segments[row, query]) | (segments[row, key] == PROMPT)))
+            | ((blocks[row, key] == blocks[row, query]) & (blocks[row, key] != NO_BLOCK))
+        )
+        & (first[row, query] <= order[row, key])
+        & (order[row, key] <= last[row, query])
+    )
+
+
+def _reach_of(
+    kind: str, reach: int | None, order: Int[Tensor, "row position"]
+) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+    """Return the first and the last place, in `order`, that each token sees."""
+    if reach is not None and kind == "chunked_attention":
+        first = order // reach * reach
+        return first, first + reach - 1
+    last = torch.full_like(order, torch.iinfo(order.dtype).max)
+    return torch.zeros_like(order) if reach is None else order - reach + 1, last

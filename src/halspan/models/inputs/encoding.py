@@ -1,6 +1,6 @@
 """Encoding of images and captions; captions are tokenized separately, so offsets are exact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from halspan.core.alignment import fit_offsets, range_of_token
 from halspan.core.captions import Caption
@@ -23,6 +24,7 @@ __all__ = ["Batch", "EncodedCaption", "EncodedRow", "RowEncoder"]
 
 _NOT_PASSED_ON = ("attention_mask", "labels")  # halspan makes its own
 _MOST_CACHED = 32_768  # captions; about 10 kB each
+_FLEX_GRAIN = 128  # tokens; the side of a block of torch's block masks
 
 
 class RowEncoder:
@@ -44,6 +46,7 @@ class RowEncoder:
         self._taxonomy = tuple(taxonomy)
         self._prompt = render_prompt(processor, spec.prompt)
         _check_image_settings(processor.image_processor, spec.image)
+        self._grain = _FLEX_GRAIN if spec.attention == "flex" else 1
         self._cache: dict[tuple[Caption, bool], EncodedCaption] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,8 +77,26 @@ class RowEncoder:
             DataError: Targets are asked for and a type is not in the taxonomy.
             ModelError: The prompt alone does not fit the window.
         """
-        row, room = self._encode_row(image)
-        return replace(row, captions=tuple(self._encode_caption(caption, room, targets) for caption in captions))
+        return self._with_captions(self._encode_row(image), captions, targets)
+
+    def encode_kept(
+        self, entry: Mapping[str, Tensor], captions: Sequence[Caption], *, targets: bool = True
+    ) -> EncodedRow:
+        """Encode at least one caption of an image whose features are kept, as `encode` does.
+
+        Args:
+            entry: Parts of the row (`EncodedRow.parts`), and its features by names that begin with `features.`.
+            captions: Captions in any order; none of them sees another.
+            targets: Whether to build targets.
+        """
+        row = EncodedRow(
+            prompt=entry["prompt"],
+            token_inputs=_named(entry, "token."),
+            image_inputs=_named(entry, "image."),
+            captions=(),
+            features=_named(entry, "features."),
+        )
+        return self._with_captions(row, captions, targets)
 
     def encode_whole(self, image: Image.Image, captions: Sequence[Caption]) -> tuple[EncodedRow, int]:
         """Encode one image and at least one caption of it, without targets; long captions are not cut.
@@ -88,9 +109,9 @@ class RowEncoder:
         Raises:
             ModelError: The prompt alone does not fit the window.
         """
-        row, room = self._encode_row(image)
+        row = self._encode_row(image)
         whole = (self._build(caption, *self._tokenize(caption), targets=False) for caption in captions)
-        return replace(row, captions=tuple(whole)), room
+        return replace(row, captions=tuple(whole)), self._room(row)
 
     def lines(self, row: EncodedRow) -> list[EncodedRow]:
         """Divide a row into rows that are one line of the backbone's input; each one encodes the image again."""
@@ -98,7 +119,8 @@ class RowEncoder:
 
     def collate(self, rows: Sequence[EncodedRow]) -> Batch:
         """Join at least one encoded row into a batch; either all or none of them have targets."""
-        return collate(rows, context=self._spec.context, pack_tokens=self._spec.pack_tokens)
+        spec = self._spec
+        return collate(rows, context=spec.context, pack_tokens=spec.pack_tokens, grain=self._grain)
 
     def passes(self, rows: Sequence[EncodedRow], *, tokens: int) -> tuple[Batch, ...]:
         """Join at least one encoded row into batches of at most `tokens` tokens each, padding included.
@@ -108,8 +130,12 @@ class RowEncoder:
         """
         room = min(tokens, self._spec.pack_tokens)
         lines = [line for row in rows for line in lines_of(row, context=self._spec.context, pack_tokens=room)]
-        together = fill([self.length(line) for line in lines], tokens)
-        return tuple(self.collate([lines[number] for number in members]) for members in together)
+        alike = ([line for line in lines if bool(line.features) == kept] for kept in (False, True))
+        return tuple(batch for group in alike for batch in self._fill(group, tokens))
+
+    def _fill(self, lines: Sequence[EncodedRow], tokens: int) -> Iterator[Batch]:
+        for members in fill([self.length(line) for line in lines], tokens):
+            yield self.collate([lines[number] for number in members])
 
     def prompt_length(self, size: tuple[int, int]) -> int:
         """Return the tokens of the prompt with an image of some width and height in pixels.
@@ -117,7 +143,7 @@ class RowEncoder:
         Raises:
             ModelError: The prompt alone does not fit the window.
         """
-        return len(self._encode_row(Image.new("RGB", size))[0].prompt)
+        return len(self._encode_row(Image.new("RGB", size)).prompt)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Return the number of tokens of captions together, as often as the backbone reads them."""
@@ -125,22 +151,29 @@ class RowEncoder:
         return copies_of(self._spec.context) * sum(len(encoded) for encoded in tokens)
 
     def length(self, line: EncodedRow) -> int:
-        """Return the tokens of a row that is one line, prompt included."""
+        """Return the tokens of a row that is one line, prompt included, as they are padded where it stands alone."""
         copies = copies_of(self._spec.context)
-        return len(line.prompt) + copies * sum(len(caption.ids) for caption in line.captions)
+        n_tokens = len(line.prompt) + copies * sum(len(caption.ids) for caption in line.captions)
+        return n_tokens + -n_tokens % self._grain
 
-    def _encode_row(self, image: Image.Image) -> tuple[EncodedRow, int]:
-        """Encode a row without its captions; return it with the room for each caption."""
-        inputs = self._encode_prompt(image)
-        prompt = inputs.pop("input_ids")[0]
-        room = self._spec.max_tokens - len(prompt)
+    def _with_captions(self, row: EncodedRow, captions: Sequence[Caption], targets: bool) -> EncodedRow:
+        room = self._room(row)
+        return replace(row, captions=tuple(self._encode_caption(caption, room, targets) for caption in captions))
+
+    def _room(self, row: EncodedRow) -> int:
+        """Return the most tokens of a caption after a prompt."""
+        room = self._spec.max_tokens - len(row.prompt)
         if room < 1:
             raise ModelError(
                 f"model.max_tokens: {self._spec.max_tokens} leaves no room for captions after a prompt of "
-                f"{len(prompt)} tokens, the image included; raise it"
+                f"{len(row.prompt)} tokens, the image included; raise it"
             )
-        if self._spec.context == "echo":
-            room //= 2
+        return room // copies_of(self._spec.context)
+
+    def _encode_row(self, image: Image.Image) -> EncodedRow:
+        """Encode a row without its captions."""
+        inputs = self._encode_prompt(image)
+        prompt = inputs.pop("input_ids")[0]
         per_token = {name for name, tensor in inputs.items() if tensor.shape == (1, len(prompt))}
         row = EncodedRow(
             prompt=prompt,
@@ -148,7 +181,8 @@ class RowEncoder:
             image_inputs={name: tensor for name, tensor in inputs.items() if name not in per_token},
             captions=(),
         )
-        return row, room
+        self._room(row)
+        return row
 
     def _encode_prompt(self, image: Image.Image) -> dict[str, Any]:
         bos = self._processor.tokenizer.bos_token
@@ -276,6 +310,10 @@ def _check_image_settings(image_processor: Any, settings: Mapping[str, Any]) -> 
             f"model.image.{unknown[0]}: {type(image_processor).__name__} has no such setting; possible: "
             f"{', '.join(known)}"
         )
+
+
+def _named(entry: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in entry.items() if name.startswith(prefix)}
 
 
 def _cut(token_sentence: Int[ndarray, "token"], room: int) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import find_layers
 from halspan.models.model_spec import EXPERTS, ModelSpec
 from halspan.models.plan.skeleton import Skeleton
 
@@ -69,9 +70,9 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     Routed experts are matrices, too, and every expert reads every token, as in transformers' Llama-4. With adapters,
     they keep their input a second time, and the sum of weight and update. All layers keep this at the same time. With
     gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), a layer keeps only its input, and one layer at a time
-    is recomputed. In the backward pass, the gradients of one layer's activations take the same amount again. Without
-    adapters, there is one layer at a time and no backward pass. Frozen towers keep nothing, and an adapted vision tower
-    is counted with one tile per image.
+    is recomputed. Layers below `model.lora.layers` keep nothing. In the backward pass, the gradients of one layer's
+    activations take the same amount again. Without adapters, there is one layer at a time and no backward pass. Frozen
+    towers keep nothing, and an adapted vision tower is counted with one tile per image.
 
     Args:
         skeleton: Skeleton of the detector.
@@ -86,19 +87,27 @@ def estimate_activations(skeleton: Skeleton, spec: ModelSpec, size: PassSize) ->
     scores = heads * line * (4 if step == 4 else 6) if spec.attention == "eager" else 0
     layers = [
         tokens * (_bytes_per_token([layer], spec, heads, step) + scores) + _copies(layer, spec, size, step)
-        for layer in decoder_layers(skeleton.decoder)
+        for layer in find_layers(skeleton.decoder)
     ]
     state = tokens * text.hidden_size * (2 if spec.dtype == "bfloat16" else _FLOAT32)
     if spec.lora is None:
         kept = max(layers)
     else:
-        kept = (len(layers) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(layers)
-    mask = tokens * line * step
+        with_graph = layers[_first_with_graph(skeleton, spec) :]
+        kept = (len(with_graph) + 1) * state + max(layers) if spec.gradient_checkpointing else sum(with_graph)
+    mask = 0 if spec.attention == "flex" else tokens * line * step
     return Activations(
         kept=kept + mask + _kept_by_vision_tower(skeleton, spec, -(-tokens // line), step),
         gradients=0 if spec.lora is None else max(layers),
         heads=tokens * text.hidden_size * (_HEAD_INPUTS + _kept_by_heads(skeleton)) * _FLOAT32,
     )
+
+
+def _first_with_graph(skeleton: Skeleton, spec: ModelSpec) -> int:
+    """Return the number of the lowest decoder layer that gradients pass through."""
+    trained = skeleton.detector.trainable_parameters_by_component()
+    is_below = any(trained.get(part, (0, 0))[0] for part in ("vision tower", "projector"))
+    return 0 if spec.lora is None or is_below else spec.lora.layers or 0
 
 
 def _kept_by_heads(skeleton: Skeleton) -> int:
@@ -123,11 +132,6 @@ def _kept_by_heads(skeleton: Skeleton) -> int:
         return _HEAD_COPIES
     n_bytes = sum(tensor.nbytes for tensor in kept.values())
     return int(n_bytes // (_HEAD_TOKENS * hidden * _FLOAT32))
-
-
-def decoder_layers(decoder: nn.Module) -> Sequence[nn.Module]:
-    """Return the decoder's layers, which are its longest list of modules."""
-    return max((list(module) for module in decoder.modules() if isinstance(module, nn.ModuleList)), key=len)
 
 
 def _bytes_per_token(parts: Iterable[nn.Module], spec: ModelSpec, heads: int, step: int) -> int:

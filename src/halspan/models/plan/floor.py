@@ -17,10 +17,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import find_layers
 from halspan.models.backbones.family_inputs import images_see_themselves, prompt_sees_itself
 from halspan.models.inputs.batch import EncodedRow, copies_of
 from halspan.models.inputs.context import FULL, layer_kinds
-from halspan.models.plan.activations import decoder_layers
 from halspan.models.plan.layer_costs import Layer, Matrix, Ways, add_ways, count_layer, is_adapted, read_matrices
 from halspan.models.plan.skeleton import Skeleton
 from halspan.models.plan.visible_pairs import count_causal, count_later
@@ -225,7 +225,7 @@ class _Floor:
     @cached_property
     def _decoder(self) -> list[tuple[Layer, str]]:
         """Return the decoder's layers with their kinds."""
-        layers = decoder_layers(self._skeleton.decoder)
+        layers = find_layers(self._skeleton.decoder)
         kinds = getattr(self._text, "layer_types", None) or [FULL] * len(layers)
         n_experts = getattr(self._text, "num_local_experts", None) or getattr(self._text, "num_experts", None) or 1
         share = (getattr(self._text, "num_experts_per_tok", None) or 1) / n_experts

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from halspan.models.backbones.depth import cut_config
-from halspan.models.backbones.families import Family
+from halspan.models.backbones.families import Family, find_decoder
+from halspan.models.backbones.flex import implementation_of, use_flex
 from halspan.models.backbones.loading import TINY_LLAMA4, Backbone, find_family, read_config
 from halspan.models.backbones.tiny import tiny_llama4_config
 from halspan.models.detector import SpanDetector
@@ -38,7 +39,7 @@ class Skeleton:
 
     def suits(self, spec: ModelSpec) -> bool:
         """Return whether a spec asks for the same shapes and dtypes."""
-        shapes = ("backbone", "revision", "read_layer", "dtype", "lora", "token_head", "sentence_head")
+        shapes = ("backbone", "revision", "read_layer", "dtype", "attention", "lora", "token_head", "sentence_head")
         return all(getattr(self.spec, key) == getattr(spec, key) for key in shapes)
 
 
@@ -58,9 +59,11 @@ def build_skeleton(spec: ModelSpec, *, n_types: int) -> Skeleton:
     family = find_family(spec, config)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(
-            config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention
+            config, dtype=getattr(torch, spec.dtype), attn_implementation=implementation_of(spec.attention)
         )
-        decoder = model.get_decoder() if family.decoder is None else model.get_submodule(family.decoder)
+        decoder = find_decoder(model, family)
+        if spec.attention == "flex":
+            use_flex(decoder)
         backbone = Backbone(model=model.requires_grad_(False), processor=None, family=family)
         detector = SpanDetector(
             backbone, lora=spec.lora, token_head=spec.token_head, sentence_head=spec.sentence_head, n_types=n_types

@@ -1,6 +1,7 @@
 """Private names of torch, as they are in 2.11 to 2.13."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Self
 
 import torch
@@ -46,3 +47,19 @@ def cached_weights() -> Iterator[tuple[str, Tensor]]:
 def saves_tensors_in_its_own_way() -> bool:
     """Return whether hooks on saved tensors are in force, as those of gradient checkpointing are."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def limit_variants(most: int) -> AbstractContextManager[None]:
+    """Let torch compile a function for at most some number of kinds of inputs inside the block."""
+    limited: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=most)
+    return limited
+
+
+def forget_compiled(module: nn.Module) -> None:
+    """Let a module run as it is after `module.compile()`; torch has no public way back."""
+    module._compiled_call_impl = None
+
+
+def is_profiled() -> bool:
+    """Return whether a profiler of torch is at work."""
+    return bool(torch.autograd.profiler._is_profiler_enabled)

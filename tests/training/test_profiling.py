@@ -1,0 +1,84 @@
+"""`trainer.profile`: where the time of a step goes."""
+
+import gzip
+import json
+
+import pytest
+import torch
+from small_runs import run, small_overrides, unjudged_runs
+
+from halspan.reporting.profile_page import write_profile_page
+from halspan.testing.small_corpora import write_corpus
+from halspan.training.profiling import PARTS, Range, add_up, to_record
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unjudged():
+    with unjudged_runs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
+
+
+@pytest.fixture(scope="module")
+def measured(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    run(*small_overrides(corpus), "trainer.val_every_steps=4", "trainer.profile=true", f"run_dir={folder}")
+    return folder
+
+
+def test_the_time_of_a_part_is_without_that_of_the_parts_inside_it():
+    ranges = [("forward", 0, 10), ("tower", 1, 4), ("decoder", 4, 8), ("backward", 10, 15), ("forward", 20, 30)]
+    ranges += [("tower", 21, 22), ("inner", 21, 21.5)]
+    found = add_up([Range(name=name, start=start * 1e6, end=end * 1e6) for name, start, end in ranges])
+    # forward: 10 - 3 - 4 and 10 - 1; tower: 3 and 1 - 0.5
+    assert found == {"forward": 12, "tower": 3.5, "decoder": 4, "backward": 5, "inner": 0.5}
+
+
+def test_what_a_validation_does_is_not_counted():
+    ranges = [Range(name="validation", start=0, end=9e6), Range(name="decoder", start=1e6, end=5e6)]
+    parts = add_up([*ranges, Range(name="decoder", start=9e6, end=11e6)])
+    record = to_record(parts, seconds=13.0, n_steps=2, first=4)
+    assert record["seconds_per_step"] == 2.0  # 13 - 9 of the validation, in 2 steps
+    assert record["parts"] == {"decoder": 1.0, PARTS[-1]: 1.0}
+
+
+def test_a_run_says_where_the_time_of_its_steps_goes(measured):
+    record = json.loads((measured / "profile.json").read_text())
+    assert (record["first_step"], record["steps"]) == (4, 3)  # of 6 steps, after 3 that warm up
+    parts = record["parts"]
+    assert list(parts) == list(PARTS)
+    assert all(seconds > 0 for seconds in parts.values())
+    assert sum(parts.values()) == pytest.approx(record["seconds_per_step"])
+    assert parts["backward pass"] > parts["exchange between devices"]
+    with gzip.open(measured / "profile_trace.json.gz", "rt") as file:
+        names = {event["name"] for event in json.load(file)["traceEvents"] if "name" in event}
+    assert {"halspan/decoder", "halspan/vision tower", "halspan/validation"} <= names
+    page = (measured / "profile.html").read_text()
+    assert all(name in page for name in PARTS)
+    assert "Mean of 3 optimizer steps, from step 4 on" in page
+
+
+def test_a_measured_run_trains_the_weights_of_one_that_is_not(corpus, measured, tmp_path):
+    run(*small_overrides(corpus), "trainer.val_every_steps=4", f"run_dir={tmp_path}")
+    plain, same = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path, measured))
+    assert all(torch.equal(plain["state_dict"][name], same["state_dict"][name]) for name in plain["state_dict"])
+    assert not (tmp_path / "profile.json").exists()
+
+
+def test_a_run_of_one_step_is_not_measured_and_says_so(corpus, tmp_path, caplog):
+    run(*small_overrides(corpus), "trainer.max_steps=1", "trainer.profile=true", f"run_dir={tmp_path}")
+    assert "trainer.profile: the run has too few steps" in caplog.text
+    assert not (tmp_path / "profile.html").exists()
+
+
+def test_the_page_is_plain_where_a_part_has_no_time(tmp_path):
+    record = {"first_step": 4, "steps": 1, "seconds_per_step": 2.0, "parts": {"decoder": 0.0, PARTS[-1]: 2.0}}
+    write_profile_page(tmp_path / "profile.html", record, title="<run>")
+    page = (tmp_path / "profile.html").read_text()
+    assert "&lt;run&gt;" in page
+    assert "100 %" in page
+    assert "1 optimizer step, " in page
