@@ -38,7 +38,7 @@ def test_every_model_has_a_plan_that_needs_neither_data_nor_weights(monkeypatch,
         monkeypatch, capsys, "experiment=shapes", f"model={model}", "model.lora.r=1", "plan=true"
     )
     assert (status, error) == (0, "")
-    for line in ("vision tower", "adapters", "AdamW moments", "peak", "CPU"):
+    for line in ("vision tower", "adapters", "AdamW moments", "peak", "The fewest operations", "CPU"):
         assert line in shown
     assert set(Path("checkpoints").iterdir()) == before
 

@@ -26,6 +26,7 @@ from halspan.models.heads.protocol import HeadSpec
 from halspan.models.inputs.batch import Batch, EncodedRow, collate
 from halspan.models.inputs.context import PROMPT, block_masks, layer_kinds, layer_masks
 from halspan.models.inputs.encoding import RowEncoder
+from halspan.models.inputs.parts import mark_parts
 from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
@@ -276,7 +277,9 @@ class SpanDetector(nn.Module):
             return block_masks(self._kinds, batch.segments, blocks, order)
         device = batch.segments.device.type
         scores_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._dtype
-        return layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        masks = layer_masks(self._kinds, batch.segments, blocks, order, dtype=scores_dtype)
+        mark_parts(masks.values(), batch.segments)
+        return masks
 
     def _exchange_features(self, batch: Batch, named: dict[str, Any]) -> dict[str, Any]:
         """Put in the features that a batch has instead of pixels, or show those that its pixels have become."""

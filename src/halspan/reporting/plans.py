@@ -1,11 +1,14 @@
 """Tables of a memory plan: the size of each component, the parts of the peak, and settings that reduce it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from halspan.console import WholeTable, new_table
+from halspan.models.plan.floor import count_floor, full_row
 from halspan.models.plan.inventory import Weights, gib
 from halspan.models.plan.memory import Plan
 from halspan.models.plan.remedies import Device, Remedy
+from halspan.models.plan.skeleton import Skeleton
 
 
 def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[WholeTable | str]:
@@ -17,6 +20,7 @@ def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy
         remedies: Remedies for a plan that does not fit.
     """
     parts: list[WholeTable | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
+    parts += [floor_table(plan.skeleton), ""]
     if devices:
         parts.append(devices_table(plan, devices))
     else:
@@ -42,6 +46,28 @@ def memory_table(plan: Plan) -> WholeTable:
     table.add_section()
     table.add_row("peak", gib(plan.peak), gib(plan.naive_peak), style="bold")
     return table
+
+
+def floor_table(skeleton: Skeleton) -> WholeTable:
+    """Return a table of the fewest operations that parts of a pass take (see `halspan.models.plan.floor`)."""
+    table = new_table("The fewest operations (GFLOP)", "", "scoring", "training")
+    row = full_row(skeleton)
+    whole, image, token, alone = (
+        [count_floor(skeleton, [size], is_training=is_training) for is_training in (False, True)]
+        for size in (row, replace(row, prompt=0), replace(row, tiles=(), prompt=1), replace(row, tiles=()))
+    )
+    if row.tiles:
+        table.add_row(f"an image of {sum(row.tiles):,} patches", *(_giga(of.total) for of in image))
+    table.add_row("a token of the prompt or a caption, alone", *(_giga(of.total) for of in token))
+    length = f"{row.prompt:,} tokens that see what is before them"
+    table.add_row(length, *(_giga(of.total) for of in alone))
+    if row.tiles:
+        table.add_row("image and tokens: a full row", *(_giga(of.total) for of in whole))
+    return table
+
+
+def _giga(operations: int) -> str:
+    return f"{operations / 1e9:,.3g}" if operations < 1e12 else f"{operations / 1e9:,.0f}"
 
 
 def devices_table(plan: Plan, devices: Sequence[Device]) -> WholeTable:

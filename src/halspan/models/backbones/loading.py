@@ -26,6 +26,7 @@ from halspan.models.backbones.flex import implementation_of, use_flex
 from halspan.models.backbones.shards import open_checkpoint
 from halspan.models.folder.safe_files import check_backbone_folder, find_kernels
 from halspan.models.inputs.context import layer_kinds
+from halspan.models.inputs.parts import use_parts
 from halspan.models.model_spec import SHAPES, ModelSpec
 from halspan.models.plan.inventory import check_quantized, measure
 
@@ -206,6 +207,8 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
         check_quantized(measure(model, family))
     if spec.attention == "flex":
         use_flex(find_decoder(model, family))
+    elif spec.attention == "sdpa":
+        use_parts(find_decoder(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 
