@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from halspan.models.backbones.components import plain_path
+from halspan.models.backbones.families import find_layers
 from halspan.models.backbones.family_inputs import images_see_themselves, prompt_sees_itself
 from halspan.models.inputs.batch import EncodedRow, copies_of
 from halspan.models.inputs.context import FULL, layer_kinds
