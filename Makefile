@@ -43,9 +43,9 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/bootstrap.py
+	$(BIN)/python benchmarks/compile.py
+	$(BIN)/python benchmarks/kept_images.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/compile.py
-	$(BIN)/python benchmarks/kept_images.py

@@ -40,7 +40,7 @@ from halspan.training.encoding import EncodeRows
 HEADING = "## Kept features of images"
 ROWS_PER_STEP = 4
 TOKENS_PER_PASS = 4096
-SENTENCES = ("A man rides a red horse across a field.", "Two dogs sleep in the shade.", "The sky is grey.")
+SENTENCES = ("A man rides a red horse across a field.", "Two dogs sleep in the shade.", "The sky is gray.")
 
 
 @dataclass

@@ -154,7 +154,7 @@ def test_an_image_that_is_replaced_while_it_is_read_is_not_kept(tmp_path):
         assert len(batch.drafts) == n_kept
 
 
-def test_grey_images_are_never_kept(corpus, tmp_path):
+def test_gray_images_are_never_kept(corpus, tmp_path):
     run(*overrides(corpus, tmp_path / "run", tmp_path / "kept"), "blank_images=true")
     assert not (tmp_path / "kept").exists()
 

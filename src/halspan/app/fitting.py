@@ -146,7 +146,7 @@ def _build(spec: RunSpec, corpus: Corpus) -> tuple[SpanDetector, RowEncoder]:
 
 
 def _open_keeper(spec: RunSpec, detector: SpanDetector, encoder: RowEncoder) -> Keeper | None:
-    """Return a keeper for features of images, if they are to be kept; those of grey images never are."""
+    """Return a keeper for features of images, if they are to be kept; those of gray images never are."""
     trainer = spec.trainer
     if trainer.keep_images is False or spec.blank_images:
         return None

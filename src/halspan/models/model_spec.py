@@ -103,8 +103,8 @@ class ModelSpec:
 
     backbone: Text
     revision: Text | None = None
-    prompt: Text
     read_layer: Count | None = None
+    prompt: Text
     context: Context
     max_tokens: Count
     pack_tokens: Count

@@ -205,10 +205,10 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     model = _load_weights(spec, config)
     if spec.quantize is not None:
         check_quantized(measure(model, family))
-    if spec.attention == "sdpa":
-        use_parts(find_decoder(model, family))
     if spec.attention == "flex":
         use_flex(find_decoder(model, family))
+    elif spec.attention == "sdpa":
+        use_parts(find_decoder(model, family))
     return Backbone(model=model, processor=processor, family=family)
 
 
