@@ -28,6 +28,7 @@ def small_overrides(corpus: Path) -> list[str]:
         f"data.path={corpus}",
         "split.held_out=[cleo]",
         "trainer.threads=1",  # more would wait for each other: other tests have the other cores
+        "trainer.precision=bf16-mixed",  # as on a GPU; scoring is in float32 all the same
         "trainer.rows_per_batch=4",
         "trainer.max_steps=6",
         "trainer.max_epochs=null",

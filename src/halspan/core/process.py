@@ -4,7 +4,8 @@ import logging
 import os
 
 # of GNU's OpenMP, which torch uses on Linux, and of LLVM's and Intel's, which it uses elsewhere
-_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# A thread waits some microseconds before it sleeps: without that, small models train at half the speed.
+_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 
 
 def keep_threads_from_spinning() -> None:

@@ -218,7 +218,8 @@ def _merge(detector: SpanDetector, spec: ModelSpec) -> Any:
         return detector.backbone
     if any(state_of(detector.backbone, name) is not None for name, _ in detector.backbone.named_parameters()):
         return _dequantize(detector, spec).merge_and_unload()
-    detector.backbone = detector.backbone.merge_and_unload()
+    detector.merge_adapters()
+    detector.backbone = detector.backbone.unload()
     return detector.backbone
 
 
