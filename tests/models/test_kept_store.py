@@ -94,7 +94,6 @@ def test_a_folder_that_cannot_be_written_to_does_not_end_the_run(tmp_path, caplo
 
 WRITE_FOREVER = """
 import sys
-sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_kept_store import Store, make_entry, name_of
 store, size = Store(Path(sys.argv[1]), gib=1), 100_000
@@ -108,8 +107,8 @@ for turn in range(10**6):
 
 def writer(folder: Path) -> subprocess.Popen[bytes]:
     """Start a process that writes the same entries again and again."""
-    command = [sys.executable, "-c", WRITE_FOREVER, str(folder), str(Path(__file__).parent)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", WRITE_FOREVER, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent)  # which it imports from
     assert process.stdout is not None
     process.stdout.readline()
     return process

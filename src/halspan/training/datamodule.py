@@ -70,6 +70,11 @@ class RowData(pl.LightningDataModule):
         return self._spec.total_steps(len(self._train))
 
     @property
+    def n_rows(self) -> int:
+        """Return the number of training rows."""
+        return len(self._train)
+
+    @property
     def tokens_per_pass(self) -> int:
         """Return the most tokens of a pass; memory may have been too short for what was asked."""
         return int(self._limit)

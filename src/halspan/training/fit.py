@@ -106,8 +106,7 @@ def fit(
     check_length(run, trainer, n_rows=len(train))
     done = Progress.read(run)
     done.log(total_steps)
-    ended_early = done.has_ended_early(trainer.patience)
-    if done.step < total_steps and not ended_early:
+    if done.step < total_steps and not done.has_ended_early(trainer.patience):
         rows = RowData(
             train=train,
             val=val,
@@ -121,23 +120,7 @@ def fit(
         module = DetectorModule(
             detector, optimizer=optimizer, loss=loss, total_steps=total_steps, seed=seed, generators=generators
         )
-        with _shown_to(keeper, detector), _signals_raised() as signals, warnings.catch_warnings():
-            # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
-            checkpoints = _build_checkpoints(trainer, run, signals, n_rows=len(train))
-            keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
-            measuring = [Profile(run, detector)] if trainer.profile else []
-            lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=len(train))
-            with compiled(detector.decoder_layers if trainer.compile else ()):
-                lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
-        ended_early = checkpoints.has_ended_early
-        done = Progress(step=lightning.global_step)
-        if done.step != total_steps and not ended_early:
-            raise ModelError(
-                f"training ended after optimizer step {done.step} of {total_steps}, although nothing asked it to; "
-                "resume=true continues from last.ckpt"
-            )
+        done = _take_steps(module, rows, run=run, trainer=trainer, curves=curves, keeper=keeper, done=done)
     if done.step < total_steps:
         logger.info(
             "training ended early, after optimizer step %d of %d: the last %d validations had no lower loss "
@@ -147,6 +130,40 @@ def fit(
             trainer.patience,
         )
     load_trained(detector, run.best)
+
+
+def _take_steps(
+    module: DetectorModule,
+    rows: RowData,
+    *,
+    run: RunDirectory,
+    trainer: TrainerSpec,
+    curves: Logger,
+    keeper: Keeper | None,
+    done: Progress,
+) -> Progress:
+    """Take the steps that are left, and return how far training came.
+
+    Raises:
+        ModelError: Training ended before its last step, although nothing asked it to.
+    """
+    detector, n_rows = module.detector, rows.n_rows
+    with _shown_to(keeper, detector), _signals_raised() as signals, warnings.catch_warnings():
+        # RowData itself resumes inside an epoch, and a few rows need neither workers nor frequent logging.
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
+        checkpoints = _build_checkpoints(trainer, run, signals, n_rows=n_rows)
+        keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
+        measuring = [Profile(run, detector)] if trainer.profile else []
+        lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=n_rows)
+        with compiled(detector.decoder_layers if trainer.compile else ()):
+            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+    if lightning.global_step != rows.total_steps and not checkpoints.has_ended_early:
+        raise ModelError(
+            f"training ended after optimizer step {lightning.global_step} of {rows.total_steps}, although nothing "
+            "asked it to; resume=true continues from last.ckpt"
+        )
+    return Progress(step=lightning.global_step)
 
 
 @contextmanager
