@@ -140,8 +140,8 @@ def _take_steps(
     trainer: TrainerSpec,
     curves: Logger,
     keeper: Keeper | None,
-    done: Progress,
-) -> Progress:
+    done: "Progress",
+) -> "Progress":
     """Take the steps that are left, and return how far training came.
 
     Raises:
