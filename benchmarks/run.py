@@ -1,4 +1,4 @@
-"""Speed and memory of the shapes recipe on this machine: `make bench` (writes RESULTS.md beside this file).
+"""Speed and memory of the shapes recipe on this machine: `python benchmarks/run.py` (its part of RESULTS.md).
 
 Throughput is measured side by side in one process per number of threads, as medians of rounds: training and scoring of
 the same captions, laid out in three ways. Peak memory is the resident set of that process. Start-up is the median of
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results import RESULTS, machine
+from results import machine, write_section
 
 if TYPE_CHECKING:  # start-up is measured by a process that imports no torch
     from halspan.core.captions import Caption
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # start-up is measured by a process that imports no torch
     from halspan.models.inputs.encoding import RowEncoder
 
 ROOT = Path(__file__).parents[1]
+HEADING = "## Commands and layouts"
 ROUNDS = 5
 IMAGES = 32
 LAYOUTS = {
@@ -46,10 +47,8 @@ def main() -> None:
     if arguments.threads is not None:
         print(json.dumps(measure_throughput(arguments.threads)))
         return
-    lines = [*startup_table(), "", *throughput_table((1, 2))]
-    text = "\n".join(["# Speed and memory", "", f"`make bench` on {machine()}.", "", *lines, ""])
-    RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+    about = f"`python benchmarks/run.py` on {machine()}."
+    write_section(HEADING, [about, "", *startup_table(), "", *throughput_table((1, 2))])
 
 
 def startup_table() -> list[str]:
