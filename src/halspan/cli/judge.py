@@ -16,6 +16,7 @@ from halspan.core.files import write_json, written_to
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.console import WholeTable
     from halspan.core.captions import Prediction
+    from halspan.data.corpus import Corpus
     from halspan.metrics.bootstrap import Difference
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def judge(
     """
     from halspan.app.results import leave_figures
     from halspan.data.streams.lines import STDIN, without_suffixes
-    from halspan.data.streams.predictions import common_threshold, match_truth, read_predictions
+    from halspan.data.streams.predictions import common_threshold, read_predictions
     from halspan.evaluation.figures import judge_part
     from halspan.evaluation.origin import describe_run
     from halspan.evaluation.saved_run import check_results
@@ -77,10 +78,7 @@ def judge(
     judged: Sequence[Prediction] = read_predictions(predictions, stream=stream)
     if truth is not None:
         corpus = load_corpus(truth, format_, images, OnProblem.stop, OnProblem.skip, check_images=False).relocated(None)
-        matched = match_truth(corpus.captions, judged)
-        judged = matched.predictions
-        _say_omitted(matched.missing, "captions without a prediction, judged as unscored")
-        _say_omitted(matched.unknown, "predictions for captions that are not in the truth, left out")
+        judged = _match(corpus, judged)
     threshold = common_threshold(judged) if threshold is None else threshold
     figures, reasons = judge_part(judged, images=_image_keys(judged), threshold=threshold, seed=seed)
     name = without_suffixes(predictions).name
@@ -96,6 +94,16 @@ def judge(
     console.print(metrics_table(metrics))
     report = f"   report: {folder / 'report.html'}" if has_report else ""
     console.print(f"Figures: {folder / 'metrics.json'}{report}", soft_wrap=True)
+
+
+def _match(truth: "Corpus", predictions: "Sequence[Prediction]") -> "Sequence[Prediction]":
+    """Return predictions with the labels of the truth, and say how many captions only one of both has."""
+    from halspan.data.streams.predictions import match_truth
+
+    matched = match_truth(truth.captions, predictions)
+    _say_omitted(matched.missing, "captions without a prediction, judged as unscored")
+    _say_omitted(matched.unknown, "predictions for captions that are not in the truth, left out")
+    return matched.predictions
 
 
 def compare(
