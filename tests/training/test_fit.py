@@ -12,14 +12,8 @@ from small_runs import ROOT, figures, run, small_overrides
 
 from halspan.core.errors import ResourceError
 from halspan.models.detector import SpanDetector
-from halspan.testing.small_corpora import write_corpus
 
 pytestmark = pytest.mark.usefixtures("without_plots")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
 
 
 @pytest.fixture(scope="module")

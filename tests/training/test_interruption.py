@@ -10,17 +10,10 @@ import pytest
 import torch
 from small_runs import ROOT, figures, run, small_overrides
 
-from halspan.testing.small_corpora import write_corpus
-
 pytestmark = pytest.mark.slow  # test_resume.py has signals inside a process
 
 SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_LOCALID": "0"}
 SLURM |= {"SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "1"}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
 
 
 def overrides(corpus):

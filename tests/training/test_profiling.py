@@ -8,7 +8,6 @@ import torch
 from small_runs import run, small_overrides, unjudged_runs
 
 from halspan.reporting.profile_page import write_profile_page
-from halspan.testing.small_corpora import write_corpus
 from halspan.training.profiling import PARTS, Range, add_up, to_record
 
 
@@ -16,11 +15,6 @@ from halspan.training.profiling import PARTS, Range, add_up, to_record
 def unjudged():
     with unjudged_runs():
         yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from PIL import Image
 from small_runs import ROOT, run, small_overrides, unjudged_runs
 
 from halspan.core.errors import ConfigError, ResourceError
-from halspan.testing.small_corpora import write_corpus
 from halspan.training.interruption import Interrupted, Signals
 from halspan.training.module import DetectorModule
 
@@ -29,11 +28,6 @@ SMALL = ["trainer.val_every_steps=4", "trainer.tokens_per_pass=200"]
 def unjudged():
     with unjudged_runs():
         yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"), n_images=24)
 
 
 @pytest.fixture(scope="module")
