@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from results import machine, write_section
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, Qwen3Config, SiglipVisionConfig
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from small_llava import TAXONOMY, Work, make_captions, make_spec, save_backbone
 
 from halspan.core.loss_weights import LossWeights
 from halspan.core.losses import combine, loss_terms
@@ -34,13 +33,12 @@ from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.kept.keeping import Keeper, open_keeper
 from halspan.models.kept.store import Store
 from halspan.models.model_spec import ModelSpec
-from halspan.testing.tiny_models import TAXONOMY, byte_tokenizer, make_caption, spec_maker
 from halspan.training.encoding import EncodeRows
 
 HEADING = "## Kept features of images"
 ROWS_PER_STEP = 4
 TOKENS_PER_PASS = 4096
-SENTENCES = ("A man rides a red horse across a field.", "Two dogs sleep in the shade.", "The sky is gray.")
+WORK = Work(captions=3, sentences=3, words=10)
 
 
 @dataclass
@@ -60,54 +58,24 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_llava(folder / "backbone")
+        about = save_backbone(folder / "backbone", WORK)
         rows = [make_row(folder, number) for number in range(arguments.images)]
         rounds = [measure(folder, rows, number) for number in range(arguments.rounds)]
         size = sum(path.stat().st_size for path in folder.glob("kept0/*/*.safetensors")) / arguments.images / 2**20
-    write_section(HEADING, table(rounds, arguments.images, size))
-
-
-def save_llava(folder: Path) -> None:
-    """Save a LLaVA of a SigLIP of 384 pixels in patches of 16, and a Qwen3."""
-    tokenizer = byte_tokenizer()
-    size = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4}
-    vision = SiglipVisionConfig(**size, num_hidden_layers=4, image_size=384, patch_size=16, vision_use_head=False)
-    text = Qwen3Config(
-        **size,
-        vocab_size=len(tokenizer),
-        num_hidden_layers=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.image_token_id,
-        vision_feature_select_strategy="full",
-        vision_feature_layer=-1,
-        tie_word_embeddings=True,
-        random_weights=True,
-    )
-    torch.manual_seed(0)
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    images = SiglipImageProcessorPil(size={"height": 384, "width": 384})
-    LlavaProcessor(images, tokenizer, patch_size=16, vision_feature_select_strategy="full").save_pretrained(folder)
+    write_section(HEADING, table(rounds, about, arguments.images, size))
 
 
 def make_row(folder: Path, number: int) -> Row:
-    """Write a photo of 640 x 480 pixels, and return it with three captions."""
+    """Write a photo of 640 x 480 pixels, and return it with its captions."""
     noise = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     path = folder / f"{number}.jpg"
     Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
-    texts = [" ".join([*SENTENCES[turn:], *SENTENCES[:turn]]) for turn in range(3)]
-    return Row(path, tuple(make_caption(text, label="correct") for text in texts))
+    return Row(path, tuple(make_captions(WORK, path.name, number)))
 
 
 def measure(folder: Path, rows: Sequence[Row], number: int) -> dict[str, list[Clock]]:
     """Train two epochs without and two with kept features, which have a folder of their own in each round."""
-    spec = spec_maker(str(folder / "backbone"), "<image>")(attention="sdpa", max_tokens=2048, pack_tokens=2048)
+    spec = make_spec(folder / "backbone")
     clocks = {}
     for name in ("plain", "kept"):
         torch.manual_seed(0)
@@ -127,7 +95,7 @@ def keeper_of(detector: SpanDetector, encoder: RowEncoder, spec: ModelSpec, fold
 
 
 def train(detector: SpanDetector, encoder: RowEncoder, keeper: Keeper | None, rows: Sequence[Row]) -> list[Clock]:
-    """Train two epochs; give the time of each."""
+    """Train two epochs, and return the time of each."""
     encode = EncodeRows(encoder, partial(read_image, blank=False), None if keeper is None else keeper.lookup)
     weights = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4)
@@ -164,19 +132,18 @@ def embed(detector: SpanDetector, batch: Batch) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Give a result, and the CPU time that it took."""
+    """Return a result, and the CPU time that it took."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
 
 
-def table(rounds: Sequence[dict[str, list[Clock]]], n_images: int, size: float) -> list[str]:
-    """Give the lines of the section."""
+def table(rounds: Sequence[dict[str, list[Clock]]], about: str, n_images: int, size: float) -> list[str]:
+    """Return the lines of the section."""
     lines = [
         f"`python benchmarks/kept_images.py` on {machine()}, one thread: two epochs of {n_images} photos of 640 x 480 "
-        f"pixels with three captions each, on a small LLaVA with 576 image tokens and random weights, in float32 (an "
-        f"entry has {size:.1f} MiB). Seconds are of CPU time; medians of {len(rounds)} rounds, with the smallest and "
-        "the largest.",
+        f"pixels, on {about}, with {WORK.describe()}, in float32 (an entry has {size:.1f} MiB). Seconds are of CPU "
+        f"time; medians of {len(rounds)} rounds, with the smallest and the largest.",
         "",
         "| `trainer.keep_images` | epoch | seconds | of these on images, seconds | share on images |",
         "|---|---|---|---|---|",
