@@ -28,7 +28,7 @@ from small_llava import TAXONOMY, Work, make_captions, make_image, make_spec, sa
 
 from halspan.data.images import load_image
 from halspan.data.readers.jsonl import JsonLines
-from halspan.data.rows import batches, group_rows
+from halspan.data.rows import Row, batches, group_rows
 from halspan.data.split.parts import Split
 from halspan.inference.scorer import Scorer
 from halspan.models.backbones.loading import load_backbone
@@ -84,7 +84,8 @@ def measure_growth(works: Sequence[Work], folder: Path, *, rounds: int) -> list[
         scorer, image, captions = Scorer(detector, encoder, spec), make_image(work, 0), make_captions(work, "0", 0)
 
         def score(scorer: Scorer = scorer, image: Any = image, captions: Any = captions) -> int:
-            scored = scorer.score_images([(image, captions)], batch_tokens=16_384)
+            rows = [Row(Path("0"), tuple(captions))]
+            scored = scorer.score_rows(rows, read_image=lambda _: image, batch_tokens=16_384)
             return sum(len(of.sentence_logit) for of in scored)
 
         ways[str(vars(work))] = score

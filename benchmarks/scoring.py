@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import AutoProcessor, DynamicCache, LlavaForConditionalGeneration
 
 from halspan.core.captions import Caption
+from halspan.data.rows import Row
 from halspan.inference.detector import About, Detector
 from halspan.inference.scorer import Scorer
 from halspan.inference.tuning import Tuned
@@ -117,7 +118,8 @@ def ways_of(bench: Bench) -> dict[str, Callable[[], int]]:
     every = sentences_of(captions)
 
     def rows(groups: Sequence[Sequence[Caption]], batch_tokens: int) -> int:
-        scored = list(scorer.score_images(((bench.image, group) for group in groups), batch_tokens=batch_tokens))
+        together = [Row(bench.path, tuple(group)) for group in groups]
+        scored = list(scorer.score_rows(together, read_image=lambda _: bench.image, batch_tokens=batch_tokens))
         return sum(len(of.sentence_logit) for of in scored)
 
     def export() -> int:

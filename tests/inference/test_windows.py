@@ -11,7 +11,7 @@ from PIL import Image
 from halspan.core.captions import Caption, Sentence
 from halspan.core.text.sentences import split_sentences
 from halspan.inference.forward import score_batch
-from halspan.inference.windows import Window, plan_windows, score_texts
+from halspan.inference.windows import Window, encode_texts, plan_windows, score_texts
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 
@@ -123,8 +123,12 @@ def caption(text, id_="1"):
 
 
 def run(parts, *captions, is_causal=True, batch_tokens=10_000):
-    rows = [(IMAGE, [item]) for item in captions]
-    return list(score_texts(*parts, rows, is_causal=is_causal, batch_tokens=batch_tokens))
+    return score(parts, [[item] for item in captions], is_causal=is_causal, batch_tokens=batch_tokens)
+
+
+def score(parts, rows, *, is_causal, batch_tokens=10_000, **options):
+    texts = [encode_texts(parts[1], IMAGE, captions, is_causal=is_causal) for captions in rows]
+    return score_texts(*parts, texts, batch_tokens=batch_tokens, **options)
 
 
 def same(one, other):
@@ -195,22 +199,9 @@ def test_neither_the_size_of_passes_nor_order_nor_company_matters(make):
         same(one, other)
     for one, other in zip(together, reversed(run(parts, *reversed(texts), is_causal=False)), strict=True):
         same(one, other)
-    shared = score_texts(*parts, [(IMAGE, texts)], is_causal=False, batch_tokens=10_000)
+    shared = score(parts, [texts], is_causal=False)
     for one, other in zip(together, shared, strict=True):
         same(one, other)
-
-
-def test_rows_are_read_no_further_ahead_than_a_pass_takes(make):
-    read = []
-
-    def rows():
-        for number in range(50):
-            read.append(number)
-            yield IMAGE, [caption("A dog sits.", str(number))]
-
-    stream = score_texts(*make(), rows(), is_causal=True, batch_tokens=400)
-    next(stream)
-    assert len(read) < 20
 
 
 def test_what_stands_between_given_sentences_may_be_long(make):
@@ -243,8 +234,8 @@ def test_a_sentence_counts_once_in_the_cost_however_many_windows_read_it(make):
     without_ink = Caption("2", "a", "g", "image_to_text", "A dog.   ", (Sentence(0, 6), Sentence(7, 8)))
     costs = []
     between_others = caption(f"A dog sits. {ENDLESS} and so on. It runs.", "3")
-    rows = [(IMAGE, [caption(LONG), caption(ENDLESS, "1"), without_ink, between_others])]
-    list(score_texts(*make(room=60), rows, is_causal=True, batch_tokens=10_000, on_pass=costs.append))
+    rows = [[caption(LONG), caption(ENDLESS, "1"), without_ink, between_others]]
+    score(make(room=60), rows, is_causal=True, on_pass=costs.append)
     assert len(costs) == 1  # LONG and ENDLESS take several windows each
     assert sum(cost.sentences for cost in costs) == 16 + 1 + 1 + 3
 

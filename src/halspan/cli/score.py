@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -20,10 +20,9 @@ from halspan.core.errors import ConfigError, DataError, ModelError
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.progress import Progress
 
-    from halspan.core.captions import Prediction
     from halspan.data.streams.records import Shard, Source
     from halspan.data.streams.resumable import Output, Paths
-    from halspan.inference.bulk import ScoreRows
+    from halspan.inference.bulk import Block, ScoreBlocks
 
 _INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
@@ -109,8 +108,8 @@ def score(
     and reason. With standard output, paths start from the current folder,
     and unusable records are reported on standard error.
 
-    Consecutive captions of one image share its encoding. With --resume, a
-    killed run continues, and its output has the same bytes as that of an
+    Captions of one image among 256 records share its encoding. With --resume,
+    a killed run continues, and its output has the same bytes as that of an
     uninterrupted one. The outputs of all shards together hold every record
     once, each in the order of the input.
 
@@ -248,14 +247,14 @@ class _Job:
 
     def _score_rest(self, opened: "Output", source: "Source") -> None:
         from halspan.data.streams.records import ItemReader
-        from halspan.inference.bulk import LEFT_OUT, SCORED, score_blocks
+        from halspan.inference.bulk import SCORED, score_blocks
 
-        score_rows = self._load()
+        score = self._load()
         counts = Counter(opened.mark.counts)
-        with _progress(self.shard, source, opened) as (count, settle):
+        with _progress(self.shard, source, opened) as (advance, settle):
             blocks = score_blocks(
                 source.read(opened.mark.position, self.shard),
-                count(score_rows),
+                score,
                 ItemReader(
                     self._image_root,
                     self.paths.output.parent,
@@ -263,27 +262,34 @@ class _Job:
                 ),
                 max_p_incorrect=self.max_p_incorrect,
                 has_scored=counts[SCORED] > 0,
+                on_scored=advance,
             )
-            for block in blocks:
-                if block.rejected and self.on_error is OnProblem.stop:
-                    first = block.rejected[0]
-                    raise DataError(
-                        f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
-                    )
-                if block.left_out and not counts[LEFT_OUT]:
-                    _say(f"{source.name}:{block.left_out[0]} (left out: scoring does without it)")
-                counts.update(block.counts)
-                opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
-                settle(block.position.number)
+            with closing(blocks):  # so that an interrupted run waits for no thread
+                for block in blocks:
+                    self._take(block, counts, opened, source)
+                    settle(block.position.number)
 
-    def _load(self) -> "ScoreRows":
+    def _take(self, block: "Block", counts: Counter[str], opened: "Output", source: "Source") -> None:
+        from halspan.inference.bulk import LEFT_OUT
+
+        if block.rejected and self.on_error is OnProblem.stop:
+            first = block.rejected[0]
+            raise DataError(
+                f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
+            )
+        if block.left_out and not counts[LEFT_OUT]:
+            _say(f"{source.name}:{block.left_out[0]} (left out: scoring does without it)")
+        counts.update(block.counts)
+        opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
+
+    def _load(self) -> "ScoreBlocks":
         from functools import partial
 
         from halspan.inference.detector import Detector
 
         _, revision = self._identity
         detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
-        return partial(detector.score, batch_tokens=self.batch_tokens)
+        return partial(detector.score_blocks, batch_tokens=self.batch_tokens)
 
 
 def _check_detector(folder: Path) -> None:
@@ -316,21 +322,15 @@ def _pipe_predictions(source: "Source") -> "Iterator[Output]":
 @contextmanager
 def _progress(
     shard: "Shard", source: "Source", opened: "Output"
-) -> "Iterator[tuple[Callable[[ScoreRows], ScoreRows], Callable[[int], None]]]":
-    """Yield, with a progress bar, a wrapper that counts scored captions and a setter of the input's position."""
+) -> "Iterator[tuple[Callable[[int], None], Callable[[int], None]]]":
+    """Yield, with a progress bar, a function that counts scored captions and a setter of the input's position."""
     total = None if source.total is None else shard.size(source.total)
     with _bar() as progress:
         task = progress.add_task("Scoring", total=total, completed=shard.size(opened.mark.position.number))
-
-        def count(score_rows: "ScoreRows") -> "ScoreRows":
-            def counted(*arguments: Any, **keywords: Any) -> "Iterator[Prediction]":
-                for prediction in score_rows(*arguments, **keywords):
-                    progress.advance(task)
-                    yield prediction
-
-            return counted
-
-        yield count, lambda number: progress.update(task, completed=shard.size(number))
+        yield (
+            lambda n_captions: progress.advance(task, n_captions),
+            lambda number: progress.update(task, completed=shard.size(number)),
+        )
 
 
 def _bar() -> "Progress":

@@ -1,75 +1,86 @@
-"""Predictions in the order of the request, even where some of them fail."""
+"""Answers in the order of the request, even where some of them fail."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-
-from PIL.Image import Image
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 from halspan.core import captions as core
-from halspan.core.errors import HalspanError, ModelError
+from halspan.core.errors import HalspanError
+from halspan.inference.blocks import Asked, divide
 from halspan.inference.queries import Task
 from halspan.inference.results import Prediction
+from halspan.inference.scores import CaptionScores
 
 
 class Answers:
-    """Predictions in the order of the request, together with empty texts and items that failed.
+    """Answers in the order of the request, for texts with and without sentences, and for items that failed.
 
     Args:
-        groups: Groups of texts about one image; an item that cannot be used is an error instead.
+        tasks: Texts about images; an item that cannot be used is an error instead.
         threshold: Lowest P(incorrect) at which a sentence is called incorrect.
-        are_errors_given: Whether errors take the place of answers. Otherwise nothing after the first error is read,
-            and it is raised after everything before it has been answered.
+        are_errors_given: Whether errors take the place of answers. Otherwise no item after one that cannot be used is
+            read, and the first error is raised after everything before it has been answered.
     """
 
-    def __init__(
-        self, groups: Iterable[Sequence[Task] | HalspanError], *, threshold: float, are_errors_given: bool
-    ) -> None:
-        self._groups = groups
+    def __init__(self, tasks: Iterable[Task | HalspanError], *, threshold: float, are_errors_given: bool) -> None:
+        self._tasks = tasks
         self._threshold = threshold
         self._are_errors_given = are_errors_given
-        self._has_failed = False
         self._waiting: deque[Task | HalspanError] = deque()
 
-    def rows(self) -> Iterator[tuple[Image, Sequence[core.Caption]]]:
-        """Return images with the captions to score."""
-        for group in self._groups:
-            if isinstance(group, HalspanError):
-                self._has_failed = True
-                self._waiting.append(group)
-            else:
-                self._waiting.extend(group)
-                if captions := [task.caption for task in group if task.caption is not None]:
-                    yield group[0].image, captions
-            if self._has_failed and not self._are_errors_given:
+    def blocks(self) -> Iterator[list[Task]]:
+        """Yield blocks of texts; those with sentences have to be scored."""
+        for block in divide(self._read(), _measure):
+            self._waiting.extend(block)
+            yield [task for task in block if isinstance(task, Task)]
+
+    def _read(self) -> Iterator[Task | HalspanError]:
+        for task in self._tasks:
+            yield task
+            if isinstance(task, HalspanError) and not self._are_errors_given:
                 return
 
-    def fail(self, captions: Sequence[core.Caption], error: ModelError) -> None:
-        """Record that captions of a row cannot be scored."""
-        self._has_failed = True
-        failed = {id(caption) for caption in captions}
-        for place, task in enumerate(self._waiting):
-            if isinstance(task, Task) and id(task.caption) in failed:
-                self._waiting[place] = ModelError(f"{task.name}{error}")
-
-    def settle(self, predictions: Iterable[core.Prediction]) -> Iterator[Prediction | HalspanError]:
+    def settle(
+        self,
+        results: Generator[CaptionScores | HalspanError, None, None],
+        decide: Callable[[CaptionScores], core.Prediction],
+    ) -> Iterator[Prediction | HalspanError]:
         """Yield an answer for each text.
 
         Args:
-            predictions: Predictions of the captions of `rows` that did not fail, in order.
+            results: Scores or errors of the texts with sentences of `blocks`, in order.
+            decide: Function that turns scores into a prediction.
         """
-        for prediction in predictions:
-            yield from self._take_unscored(prediction.caption)
-            self._waiting.popleft()
-            yield Prediction.of(prediction, threshold=self._threshold)
-        yield from self._take_unscored(None)
+        with closing(results):
+            for result in results:
+                yield from self._answer_others()
+                task = self._waiting.popleft()
+                if isinstance(result, HalspanError):
+                    name = task.name if isinstance(task, Task) else ""
+                    yield self._fail(type(result)(f"{name}{result}"))
+                else:
+                    yield Prediction.of(decide(result), threshold=self._threshold)
+        yield from self._answer_others()
 
-    def _take_unscored(self, until: core.Caption | None) -> Iterator[Prediction | HalspanError]:
-        """Answer the items before a caption; None answers all."""
+    def _answer_others(self) -> Iterator[Prediction | HalspanError]:
+        """Answer the items before the first one that has to be scored."""
         while self._waiting:
             first = self._waiting[0]
-            if isinstance(first, HalspanError) and not self._are_errors_given:
-                raise first
-            if isinstance(first, Task) and until is not None and first.caption is until:
+            if isinstance(first, Task) and first.caption is not None:
                 return
             self._waiting.popleft()
-            yield first.unscored() if isinstance(first, Task) else first
+            yield first.unscored() if isinstance(first, Task) else self._fail(first)
+
+    def _fail(self, error: HalspanError) -> HalspanError:
+        if not self._are_errors_given:
+            raise error
+        return error
+
+
+def ask(block: Sequence[Task]) -> tuple[None, list[Asked]]:
+    """Return what is to be scored of a block."""
+    return None, [Asked(task.caption, task.key, task.load_image) for task in block if task.caption is not None]
+
+
+def _measure(task: Task | HalspanError) -> tuple[int, int]:
+    return 1, task.n_bytes if isinstance(task, Task) else 0

@@ -1,20 +1,21 @@
-"""Scoring of unlimited input: fixed blocks of records, images shared by neighbors, failures counted."""
+"""Scoring of unlimited input: fixed blocks of records, in which images are shared; failures are counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Protocol
-
-from PIL.Image import Image
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar
 
 from halspan.core.captions import Prediction
-from halspan.core.errors import DataError, ModelError
-from halspan.data.rows import Row
+from halspan.core.errors import DataError, HalspanError, ModelError
 from halspan.data.streams.records import Item, ItemReader, Position, RawRecord, block_of
+from halspan.inference.blocks import MOST_BYTES, Answered, Asked
 
-_MOST_DECODED = 64 * 2**20  # bytes of images that are decoded at once; a single image may be larger
+Source = TypeVar("Source")
+Read = TypeVar("Read")
 REJECTED = "rejected"
 SCORED = "scored"
 SENTENCES = "sentences"
@@ -25,11 +26,13 @@ TOO_LIKELY = "dropped: a sentence above the limit"
 NOT_JUDGED = "dropped: a sentence without a score"
 
 
-class ScoreRows(Protocol):
-    """A function that scores rows: it returns one prediction per caption, in order."""
+class ScoreBlocks(Protocol):
+    """A function that scores blocks of captions part by part, such as `Detector.score_blocks`."""
 
-    def __call__(self, rows: Sequence[Row], *, read_image: Callable[[Path], Image]) -> Iterable[Prediction]:
-        """Score rows; `read_image` returns the image of a row."""
+    def __call__(
+        self, source: Iterable[Source], read: Callable[[Source], tuple[Read, Sequence[Asked]]]
+    ) -> Generator[Answered[Read, Prediction], None, None]:
+        """Score blocks, which `read` reads in another thread."""
         ...
 
 
@@ -54,13 +57,17 @@ class Block:
 
 def score_blocks(
     records: Iterable[RawRecord],
-    score: ScoreRows,
+    score: ScoreBlocks,
     reader: ItemReader,
     *,
     max_p_incorrect: float | None = None,
     has_scored: bool = False,
-) -> Iterator[Block]:
+    on_scored: Callable[[int], None] | None = None,
+) -> Generator[Block, None, None]:
     """Score records block by block; the results of a block depend only on its own records.
+
+    Captions of one image share its encoding wherever they stand in a block. While the model computes, another thread
+    checks, decodes and encodes what follows.
 
     An image that the detector cannot process, such as one that leaves no room in its window, is rejected with its
     captions. But if no caption has been scored before, the fault is the detector's, and an error is raised.
@@ -72,108 +79,117 @@ def score_blocks(
         max_p_incorrect: Highest P(incorrect) in captions to keep; all of their sentences must be scored. None keeps
             all.
         has_scored: Whether the detector has scored a caption of an earlier block.
+        on_scored: Function that is called with the number of captions that were scored together.
 
     Raises:
         ModelError: The detector has not been able to score any caption yet.
     """
-    for _, group in groupby(records, key=lambda record: block_of(record.position.number)):
-        block = _OpenBlock(score, reader, max_p_incorrect, has_scored=has_scored).run(group)
-        has_scored = has_scored or block.counts[SCORED] > 0
-        yield block
+    opened: _OpenBlock | None = None
+    with closing(score(_divide(records), partial(_read, reader))) as parts:
+        for part in parts:
+            opened = opened or _OpenBlock(max_p_incorrect, has_scored=has_scored)
+            opened.take(part.block, part.results)
+            if on_scored is not None:
+                on_scored(len(part.results))
+            if part.is_last and part.block.is_last:
+                block, opened = opened.close(part.block.position), None
+                has_scored = has_scored or block.counts[SCORED] > 0
+                yield block
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Records of a block that are read together: all of it, or less where images inside records are large.
+
+    Attributes:
+        position: Position after the last record.
+        is_last: Whether it is the last portion of its block.
+        items: Captions to score.
+        rejected: Records that could not be read, as JSON objects with their reasons.
+    """
+
+    position: Position
+    is_last: bool
+    items: list[Item] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _divide(records: Iterable[RawRecord]) -> Iterator[tuple[list[RawRecord], bool]]:
+    """Yield the records of each portion, and whether it is the last one of its block."""
+    for _, block in groupby(records, key=lambda record: block_of(record.position.number)):
+        together: list[RawRecord] = []
+        n_bytes = 0
+        for record in block:
+            if together and n_bytes + record.n_bytes > MOST_BYTES:
+                yield together, False
+                together, n_bytes = [], 0
+            together.append(record)
+            n_bytes += record.n_bytes
+        yield together, True
+
+
+def _read(reader: ItemReader, records: tuple[Sequence[RawRecord], bool]) -> tuple[Portion, list[Asked]]:
+    together, is_last = records
+    portion = Portion(together[-1].position, is_last)
+    for record in together:
+        try:
+            item = reader.read(record)
+        except DataError as error:
+            portion.rejected.append(record.reject(str(error)))
+        else:  # without the content, which may hold the image once more
+            portion.items.append(replace(item, source=replace(record, content=None)))
+    return portion, [Asked(item.caption, item.key, item.load_image) for item in portion.items]
 
 
 class _OpenBlock:
-    """A block in progress: images wait until there are enough to score, and are dropped afterwards."""
+    """A block in progress."""
 
-    def __init__(
-        self, score: ScoreRows, reader: ItemReader, max_p_incorrect: float | None, *, has_scored: bool
-    ) -> None:
-        self._score = score
-        self._reader = reader
+    def __init__(self, max_p_incorrect: float | None, *, has_scored: bool) -> None:
         self._max_p_incorrect = max_p_incorrect
         self._has_scored = has_scored
-        self._groups: list[tuple[Path, list[Item]]] = []
-        self._images: dict[Path, Image] = {}
-        self._unreadable: dict[Path, str] = {}
-        self._records: list[dict[str, Any]] = []
+        self._records: list[tuple[int, dict[str, Any]]] = []
         self._rejected: list[dict[str, Any]] = []
+        self._left_out: list[tuple[int, str]] = []
+        self._failed: ModelError | None = None
         self._counts: Counter[str] = Counter()
-        self._left_out: list[str] = []
 
-    def run(self, records: Iterable[RawRecord]) -> Block:
-        position = Position()
-        for record in records:
-            position = record.position
-            try:
-                self._add(self._reader.read(record))
-            except DataError as error:
-                self._reject(record, str(error))
-        self._flush()
-        rejected = sorted(self._rejected, key=lambda record: record["line"])
+    def take(self, portion: Portion, results: Mapping[int, Prediction | HalspanError]) -> None:
+        """Take results of a portion, and what was rejected when it was read."""
+        self._rejected += portion.rejected
+        portion.rejected.clear()
+        for place, result in results.items():
+            item = portion.items[place]
+            if isinstance(result, HalspanError):
+                self._rejected.append(item.source.reject(str(result)))
+                self._failed = result if isinstance(result, ModelError) else self._failed
+            else:
+                self._add(item, result)
+
+    def close(self, position: Position) -> Block:
+        """Return the results, in the order of the records.
+
+        Raises:
+            ModelError: The detector has not been able to score any caption yet.
+        """
+        if self._failed is not None and not (self._has_scored or self._counts[SCORED]):
+            raise self._failed
+        if self._rejected:
+            self._counts[REJECTED] = len(self._rejected)
         return Block(
             position=position,
-            records=self._records,
-            rejected=rejected,
+            records=[record for _, record in sorted(self._records, key=itemgetter(0))],
+            rejected=sorted(self._rejected, key=itemgetter("line")),
             counts=self._counts,
-            left_out=self._left_out,
+            left_out=[said for _, said in sorted(self._left_out)],
         )
 
-    def _reject(self, record: RawRecord, reason: str) -> None:
-        self._rejected.append(record.reject(reason))
-        self._counts[REJECTED] += 1
-
-    def _add(self, item: Item) -> None:
-        if item.key not in self._images:
-            self._load(item)
-        if not self._groups or self._groups[-1][0] != item.key:
-            self._groups.append((item.key, []))
-        self._groups[-1][1].append(item)
+    def _add(self, item: Item, prediction: Prediction) -> None:
+        number = item.source.position.number
         if item.left_out:
-            self._left_out.append(f"{item.source.position.number}: {'; '.join(item.left_out)}")
+            self._left_out.append((number, f"{number}: {'; '.join(item.left_out)}"))
             self._counts[LEFT_OUT] += 1
-
-    def _load(self, item: Item) -> None:
-        if item.key in self._unreadable:
-            raise DataError(self._unreadable[item.key])
-        try:
-            image = item.load_image()
-        except DataError as error:
-            self._unreadable[item.key] = str(error)
-            raise
-        if sum(map(_n_bytes, self._images.values())) + _n_bytes(image) > _MOST_DECODED:
-            self._flush()
-        self._images[item.key] = image
-
-    def _flush(self) -> None:
-        try:
-            predictions = self._predict(self._groups)
-        except ModelError:
-            self._flush_apart()
-        else:
-            self._take(predictions)
-        self._groups.clear()
-        self._images.clear()
-
-    def _flush_apart(self) -> None:
-        """Score each image separately, and reject those that fail."""
-        for group in self._groups:
-            try:
-                self._take(self._predict([group]))
-            except ModelError as error:
-                failed = error
-                for item in group[1]:
-                    self._reject(item.source, str(error))
-        if not (self._has_scored or self._counts[SCORED]):
-            raise failed
-
-    def _predict(self, groups: Sequence[tuple[Path, Sequence[Item]]]) -> list[Prediction]:
-        rows = [Row(key, tuple(item.caption for item in items)) for key, items in groups]
-        return list(self._score(rows, read_image=self._images.__getitem__)) if rows else []
-
-    def _take(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            if self._passes(prediction):
-                self._records.append(prediction.to_record())
+        if self._passes(prediction):
+            self._records.append((number, prediction.to_record()))
 
     def _passes(self, prediction: Prediction) -> bool:
         scores = [sentence.p_incorrect for sentence in prediction.sentences]
@@ -190,7 +206,3 @@ class _OpenBlock:
                 return False
         self._counts[KEPT] += 1
         return True
-
-
-def _n_bytes(image: Image) -> int:
-    return image.width * image.height * len(image.getbands())

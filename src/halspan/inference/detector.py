@@ -1,6 +1,7 @@
 """The public detector: loaded from a folder or the hub, it scores texts about images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -15,12 +16,13 @@ from halspan.core import captions as core
 from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
 from halspan.data.rows import Row
-from halspan.inference.answers import Answers
+from halspan.inference.answers import Answers, ask
+from halspan.inference.blocks import Answered, Asked, Block, in_order
 from halspan.inference.card import check_card, write_card
 from halspan.inference.hub import download, upload
-from halspan.inference.queries import ImageLike, Item, Ranges, Task, group_items, read_image
+from halspan.inference.queries import ImageLike, Item, Ranges, Task, read_tasks
 from halspan.inference.results import Prediction
-from halspan.inference.scorer import Scorer
+from halspan.inference.scorer import Scorer, Source
 from halspan.inference.scores import CaptionScores, ReadImage
 from halspan.inference.tuning import Tuned, predict
 from halspan.models.backbones.processors import IMAGE_BACKEND
@@ -240,8 +242,9 @@ class Detector:
             DataError: The image cannot be read, the text is not a string, or a sentence does not fit it.
             ModelError: The image alone does not fit the window, or scores are not finite numbers.
         """
-        task = Task.of(read_image(image), text, sentences)
-        return next(iter(self._answer([[task]], BATCH_TOKENS, are_errors_given=False)))  # type: ignore[return-value]
+        task = Task.of(image, text, sentences)
+        (answer,) = self._answer([task], BATCH_TOKENS, are_errors_given=False)
+        return answer  # type: ignore[return-value]  # errors are raised
 
     @overload
     def predict_many(
@@ -256,7 +259,12 @@ class Detector:
     def predict_many(
         self, items: Iterable[Item], *, batch_tokens: int = BATCH_TOKENS, on_error: OnError = "raise"
     ) -> Iterator[Prediction | HalspanError] | Iterator[Prediction]:
-        """Yield the results of texts about images, in order; neighbors with the same image path share its encoding.
+        """Yield the results of texts about images, in order.
+
+        Items are scored in blocks of 256, or fewer where images in memory are large. Items of a block with the same
+        image path, or the same bytes of an image file, share its encoding. While the model computes, a thread decodes
+        and encodes images that follow, so about two blocks are read before their results; items themselves are read in
+        the caller's thread. For single items that come slowly, use `predict`.
 
         Args:
             items: Pairs of image and text, or triples with the sentences; as for `predict`.
@@ -272,23 +280,52 @@ class Detector:
         """
         if on_error not in get_args(OnError):
             raise ConfigError(f"on_error: must be 'raise' or 'return', got {on_error!r}")
-        return self._answer(group_items(items), batch_tokens, are_errors_given=on_error == "return")
+        return self._answer(read_tasks(items), batch_tokens, are_errors_given=on_error == "return")
 
     def _answer(
-        self, groups: Iterable[Sequence[Task] | HalspanError], batch_tokens: int, *, are_errors_given: bool
+        self, tasks: Iterable[Task | HalspanError], batch_tokens: int, *, are_errors_given: bool
     ) -> Iterator[Prediction | HalspanError]:
-        answers = Answers(groups, threshold=self.tuned.threshold, are_errors_given=are_errors_given)
-        scores = self._scorer.score_images(answers.rows(), batch_tokens=batch_tokens, on_refused=answers.fail)
-        return answers.settle(predict(scores, self.tuned, self.taxonomy))
+        answers = Answers(tasks, threshold=self.tuned.threshold, are_errors_given=are_errors_given)
+        parts = self._scorer.score_blocks(answers.blocks(), ask, batch_tokens=batch_tokens)
+        return answers.settle(in_order(parts), self._decide)
+
+    def score_blocks(
+        self,
+        source: Iterable[Source],
+        read: Callable[[Source], tuple[Block, Sequence[Asked]]],
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Generator[Answered[Block, core.Prediction], None, None]:
+        """Score blocks of captions, part by part; `halspan score` uses this method.
+
+        Args:
+            source: As for `halspan.inference.scorer.Scorer.score_blocks`.
+            read: As there.
+            batch_tokens: As for `predict_many`.
+
+        Returns:
+            Generator of predictions. What cannot be scored is an error in the place of its prediction.
+        """
+        scored = self._scorer.score_blocks(source, read, batch_tokens=batch_tokens, is_failure_apart=True)
+        with closing(scored) as parts:
+            for part in parts:
+                results = {
+                    place: result if isinstance(result, HalspanError) else self._decide(result)
+                    for place, result in part.results.items()
+                }
+                yield Answered(part.block, results, part.is_last)
+
+    def _decide(self, scores: CaptionScores) -> core.Prediction:
+        return next(predict([scores], self.tuned, self.taxonomy))
 
     def score(
         self, rows: Iterable[Row], *, read_image: ReadImage = load_image, batch_tokens: int = BATCH_TOKENS
     ) -> Iterator[core.Prediction]:
-        """Score captions, in the order of the rows; `halspan score` uses this method.
+        """Score captions, in the order of the rows; rows of one image in a block of 256 captions share its encoding.
 
         Args:
-            rows: Images with their captions.
-            read_image: Function that returns the RGB image of a row.
+            rows: Images with their captions; about two blocks are read ahead.
+            read_image: Function that returns the RGB image of a row; it is called in another thread.
             batch_tokens: As for `predict_many`.
 
         Raises:
@@ -301,7 +338,7 @@ class Detector:
         self, rows: Iterable[Row], *, read_image: ReadImage = load_image, batch_tokens: int = BATCH_TOKENS
     ) -> Iterator[CaptionScores]:
         """Yield the raw scores, before calibration and decisions; arguments as for `score`."""
-        return self._scorer.score_rows(rows, read_image=read_image, batch_tokens=batch_tokens)
+        return self._scorer.score_rows(rows, read_image=read_image, batch_tokens=batch_tokens, are_images_shared=True)
 
 
 def _read_tuned(folder: Path, record: DetectorRecord) -> Tuned:

@@ -1,8 +1,8 @@
 """Queries to `Detector.predict`: images and texts in all accepted forms."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ Ranges = Sequence[tuple[int, int]]
 Item = tuple[ImageLike, str] | tuple[ImageLike, str, Ranges | None]
 
 NO_SENTENCE = "there is no sentence in it"
-_MOST_TOGETHER = 64  # largest number of texts about one image in a group
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,62 +29,69 @@ class Task:
     """A text to score.
 
     Attributes:
-        image: RGB image.
+        image: Path or bytes of an image file, or the RGB image itself.
         text: The text.
         caption: The text with its sentences; None where it has no sentences.
         name: Name in errors, such as "item 3: "; empty where there is only one item.
     """
 
-    image: Image.Image
+    image: Path | bytes | Image.Image
     text: str
     caption: Caption | None
     name: str = ""
 
     @classmethod
-    def of(cls, image: Image.Image, text: str, sentences: Ranges | None, *, name: str = "") -> "Task":
+    def of(cls, image: ImageLike, text: str, sentences: Ranges | None, *, name: str = "") -> "Task":
         """Build a task; sentences are found unless they are given.
 
+        An image in memory is copied; afterwards the caller may change it. A file is read when the text is scored.
+
         Raises:
-            DataError: The text is not a string, or a sentence does not fit it.
+            DataError: The image in memory, or that of a text without sentences, is not possible; the text is not a
+                string, or a sentence does not fit it.
         """
-        return cls(image, text, _caption(text, sentences, name), name)
+        task = cls(_keep_image(image), text, _caption(text, sentences, name), name)
+        if task.caption is None:  # it is not scored
+            task.load_image()
+        return task
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the memory that its image takes, in bytes."""
+        if isinstance(self.image, Image.Image):
+            return self.image.width * self.image.height * len(self.image.getbands())
+        return len(self.image) if isinstance(self.image, bytes) else 0
+
+    @property
+    def key(self) -> Hashable:
+        """Return a key that is equal for equal paths, and for equal bytes of image files."""
+        return id(self.image) if isinstance(self.image, Image.Image) else self.image
+
+    def load_image(self) -> Image.Image:
+        """Read the image.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return self.image if isinstance(self.image, Image.Image) else read_image(self.image)
 
     def unscored(self) -> Prediction:
         """Return the answer for a text without sentences."""
         return Prediction(self.text, (), (), (Unscored(0, len(self.text), self.text, NO_SENTENCE),))
 
 
-def group_items(items: Iterable[Item]) -> Iterator[list[Task] | DataError]:
-    """Yield images with their texts, one item at a time; neighbors with the same path are grouped.
+def read_tasks(items: Iterable[Item]) -> Iterator[Task | DataError]:
+    """Yield a task for each item; or, in the place of an item that cannot be used, an error that names it.
 
-    An image in memory is copied when its item is read; afterwards the caller may change it.
-
-    Returns:
-        Texts about one image; or, in the place of an item that cannot be used, an error: it is neither a pair nor
-        a triple, its image cannot be read, its text is not a string, or a sentence does not fit it.
+    It is neither a pair nor a triple, its image in memory is not possible, its text is not a string, or a sentence does
+    not fit it. Files of images are not looked at.
     """
-    tasks: list[Task] = []
-    last: str | None = None
     for number, item in enumerate(items):
         name = f"item {number}: "
         try:
-            place, text, sentences = _parts(item)
-            path = fspath(place) if isinstance(place, str | PathLike) else None
-            is_same = bool(tasks) and path is not None and path == last and len(tasks) < _MOST_TOGETHER
-            task = Task.of(tasks[0].image if is_same else read_image(place), text, sentences, name=name)
+            yield Task.of(*_parts(item), name=name)
         except DataError as error:
-            if tasks:
-                yield tasks
-            tasks = []
             yield DataError(f"{name}{error}")
-            continue
-        if tasks and not is_same:
-            yield tasks
-            tasks = []
-        tasks.append(task)
-        last = path
-    if tasks:
-        yield tasks
 
 
 def read_image(image: ImageLike) -> Image.Image:
@@ -109,6 +115,15 @@ def read_image(image: ImageLike) -> Image.Image:
         f"image: {show(image)} is {kind(image)}; give a path, a PIL image, an array of 8-bit pixels, or the bytes of a "
         "file"
     )
+
+
+def _keep_image(image: ImageLike) -> Path | bytes | Image.Image:
+    """Return what the image can be read from later; an image in memory is copied."""
+    if isinstance(image, str | PathLike):
+        return Path(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    return read_image(image)
 
 
 def _from_array(pixels: ndarray) -> Image.Image:

@@ -9,8 +9,7 @@ the highest of its windows', because one wrong word makes it incorrect.
 Axes: `token` (of one caption).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -28,8 +27,7 @@ from halspan.inference.scores import CaptionScores
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.batch import EncodedCaption, EncodedRow
 from halspan.models.inputs.encoding import RowEncoder
-
-Refuse = Callable[[Sequence[Caption], ModelError], None]
+from halspan.models.inputs.packing import fill
 
 CONTEXT_SHARE = 4  # context is at most a quarter of a window
 
@@ -89,51 +87,92 @@ def plan_windows(token_sentence: Int[ndarray, "token"], room: int, *, is_causal:
     return windows
 
 
+def encode_texts(encoder: RowEncoder, image: Image, captions: Sequence[Caption], *, is_causal: bool) -> "EncodedTexts":
+    """Encode at least one caption of an image, of any length, without the image itself kept.
+
+    Args:
+        encoder: Encoder of the detector.
+        image: RGB image.
+        captions: Captions of it.
+        is_causal: Whether a token sees only what comes before it.
+
+    Raises:
+        ModelError: The prompt alone does not fit the window, or the processor fails.
+    """
+    row, room = encoder.encode_whole(image, captions)
+    reads = [_Read(whole, plan_windows(whole.token_sentence, room, is_causal=is_causal)) for whole in row.captions]
+    owners = {id(part): (read, number) for read in reads for number, part in enumerate(read.parts)}
+    every = replace(row, captions=tuple(part for read in reads for part in read.parts))
+    lines = [
+        _Line(line, [owners[id(part)] for part in line.captions], encoder.length(line))
+        for line in (encoder.lines(every) if every.captions else ())
+    ]
+    return EncodedTexts(reads, lines)
+
+
 def score_texts(
     detector: SpanDetector,
     encoder: RowEncoder,
-    rows: Iterable[tuple[Image, Sequence[Caption]]],
+    texts: Sequence["EncodedTexts"],
     *,
-    is_causal: bool,
     batch_tokens: int,
-    on_refused: Refuse | None = None,
+    is_failure_apart: bool = False,
     on_pass: Callable[[Cost], None] | None = None,
-) -> Iterator[CaptionScores]:
-    """Score captions of any length, in order; no more rows are read ahead than one forward pass needs.
+) -> list[CaptionScores | ModelError]:
+    """Score encoded captions; lines of similar length share a forward pass.
 
     Args:
         detector: In evaluation mode.
         encoder: Its encoder.
-        rows: Images with their captions.
-        is_causal: Whether a token sees only what comes before it.
+        texts: Encoded captions of one or more images.
         batch_tokens: Number of tokens in a forward pass, padding and images included; a longer line has its own pass.
-        on_refused: Function that is called with captions that cannot be scored, and the reason; None raises an error.
+        is_failure_apart: Whether the lines of a pass that fails are scored alone, and captions of a line that fails
+            have an error in the place of their scores.
         on_pass: Function that is called with the cost of each forward pass.
 
+    Returns:
+        The scores of each caption, in order.
+
     Raises:
-        ModelError: The prompt alone does not fit the window, or scores are not finite numbers.
+        ModelError: Scores are not finite numbers.
     """
-    waiting: deque[_Read] = deque()
-    batch = _Pass(detector, encoder, on_pass)
-    for image, captions in rows:
+    run = _Passes(detector, encoder, on_pass)
+    lines = [line for encoded in texts for line in encoded.lines]
+    for members in fill([line.n_tokens for line in lines], batch_tokens):
+        together = [lines[number] for number in members]
         try:
-            row, room = encoder.encode_whole(image, captions)
-        except ModelError as error:
-            if on_refused is None:
+            run(together)
+        except ModelError:
+            if not is_failure_apart:
                 raise
-            on_refused(captions, error)
-            continue
-        reads = [_Read(whole, plan_windows(whole.token_sentence, room, is_causal=is_causal)) for whole in row.captions]
-        waiting.extend(reads)
-        parts = {id(part): (read, number) for read in reads for number, part in enumerate(read.parts)}
-        every = replace(row, captions=tuple(part for read in reads for part in read.parts))
-        for line in encoder.lines(every) if every.captions else ():
-            if not batch.has_room(line, batch_tokens):
-                batch.run()
-            batch.add(line, [parts[id(part)] for part in line.captions])
-        yield from _take_finished(waiting)
-    batch.run()
-    yield from _take_finished(waiting)
+            for line in together:
+                _score_alone(run, line)
+    return [read.error or read.join() for encoded in texts for read in encoded.reads]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """The captions of an image, encoded.
+
+    Attributes:
+        reads: The captions, in order.
+        lines: The lines of the backbone's input that hold their windows.
+    """
+
+    reads: "list[_Read]"
+    lines: "list[_Line]"
+
+    @property
+    def n_tokens(self) -> int:
+        """Return the tokens of the lines."""
+        return sum(line.n_tokens for line in self.lines)
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the memory that is held for the image and the tokens of its captions, in bytes."""
+        images = self.lines[0].row.image_inputs.values() if self.lines else ()
+        arrays = [array for read in self.reads for array in (read.whole.ids, read.whole.offsets)]
+        return sum(image.nbytes for image in images) + sum(array.nbytes for array in arrays)
 
 
 @dataclass(slots=True)
@@ -145,6 +184,7 @@ class _Read:
     is_cut: bool = field(init=False)
     parts: list[EncodedCaption] = field(init=False)
     scores: dict[int, CaptionScores] = field(default_factory=dict)
+    error: ModelError | None = None
 
     def __post_init__(self) -> None:
         n_tokens = len(self.whole.ids)
@@ -185,50 +225,43 @@ class _Read:
         )
 
 
-class _Pass:
-    """Lines that wait for a forward pass.
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the backbone's input, with the windows that it holds."""
 
-    Args:
-        detector: In evaluation mode.
-        encoder: Its encoder.
-        on_pass: Function that is called with the cost of each pass.
-    """
+    row: EncodedRow
+    owners: list[tuple[_Read, int]]
+    n_tokens: int
+
+
+class _Passes:
+    """Forward passes of a detector in evaluation mode."""
 
     def __init__(self, detector: SpanDetector, encoder: RowEncoder, on_pass: Callable[[Cost], None] | None) -> None:
         self._detector = detector
         self._encoder = encoder
         self._on_pass = on_pass
-        self._lines: list[EncodedRow] = []
-        self._owners: list[tuple[_Read, int]] = []
-        self._longest = 0
 
-    def has_room(self, line: EncodedRow, batch_tokens: int) -> bool:
-        """Return whether a line fits; an empty pass has room for any line."""
-        longest = max(self._longest, self._encoder.length(line))
-        return not self._lines or longest * (len(self._lines) + 1) <= batch_tokens
-
-    def add(self, line: EncodedRow, owners: Sequence[tuple[_Read, int]]) -> None:
-        """Add a line; its captions are windows of their owners."""
-        self._lines.append(line)
-        self._owners += owners
-        self._longest = max(self._longest, self._encoder.length(line))
-
-    def run(self) -> None:
-        """Score the lines that were added."""
-        if self._lines:
-            device: torch.device = next(self._detector.parameters()).device
-            batch = self._encoder.collate(self._lines).to(device)
-            if self._on_pass is not None:
-                n_sentences = sum(read.count_sentences(number) for read, number in self._owners)
-                self._on_pass(replace(batch.cost, sentences=n_sentences))
-            for (read, number), scores in zip(self._owners, score_batch(self._detector, batch), strict=True):
-                read.scores[number] = scores
-        self._lines, self._owners, self._longest = [], [], 0
+    def __call__(self, lines: Sequence[_Line]) -> None:
+        """Score lines together."""
+        device: torch.device = next(self._detector.parameters()).device
+        batch = self._encoder.collate([line.row for line in lines]).to(device)
+        owners = [owner for line in lines for owner in line.owners]
+        scored = score_batch(self._detector, batch)
+        if self._on_pass is not None:
+            n_sentences = sum(read.count_sentences(number) for read, number in owners)
+            self._on_pass(replace(batch.cost, sentences=n_sentences))
+        for (read, number), scores in zip(owners, scored, strict=True):
+            read.scores[number] = scores
 
 
-def _take_finished(waiting: deque[_Read]) -> Iterator[CaptionScores]:
-    while waiting and len(waiting[0].scores) == len(waiting[0].parts):
-        yield waiting.popleft().join()
+def _score_alone(run: _Passes, line: _Line) -> None:
+    """Score one line; if that fails, its captions have failed."""
+    try:
+        run([line])
+    except ModelError as error:
+        for read, _ in line.owners:
+            read.error = error
 
 
 def _sentence_ranges(token_sentence: Int[ndarray, "token"]) -> dict[int, tuple[int, int]]:
