@@ -1,24 +1,21 @@
 """The options for reading corpora that several console commands share."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halspan.core.errors import ConfigError, DataError
+from halspan.core.errors import ConfigError
 from halspan.data.readers.registry import PUBLISHED, READERS, find_published_reader, find_reader
+from halspan.data.streams.lines import DASH
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.corpus import Corpus
 
 
-DASH = Path("-")  # standard input or output
 AUTO = "auto"
 """The option for a format that is to be detected."""
 _LINES = "jsonl"  # the only format that can be read from a stream
@@ -70,21 +67,6 @@ MissingImageOption = Annotated[
     OnProblem,
     typer.Option("--missing-image", help="Stop at missing or unreadable images, or skip and count their captions."),
 ]
-
-
-@contextmanager
-def pipe_out() -> Iterator[BinaryIO]:
-    """Open standard output for bytes.
-
-    Raises:
-        DataError: The reading program has ended.
-    """
-    try:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python prints an error at exit
-        raise DataError("standard output: the reading program has ended; the output is incomplete") from None
 
 
 def load_corpus(

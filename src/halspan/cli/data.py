@@ -9,7 +9,6 @@ import typer
 
 from halspan.cli.corpora import (
     AUTO,
-    DASH,
     ExtraKeysOption,
     FormatOption,
     ImagesOption,
@@ -18,11 +17,11 @@ from halspan.cli.corpora import (
     OnExtraKeys,
     OnProblem,
     load_corpus,
-    pipe_out,
 )
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError
 from halspan.data.readers.registry import PUBLISHED, find_published_reader
+from halspan.data.streams.lines import DASH
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.console import Console
@@ -193,6 +192,8 @@ def convert(
     relocated = corpus.relocated(None if absolute else output.parent)
     records = (caption.to_record() for caption in relocated.captions)
     if output == DASH:
+        from halspan.data.streams.piped import pipe_out
+
         with pipe_out() as stream:
             write_lines(stream, records)
     else:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halspan.cli.corpora import AUTO, DASH, FormatOption, ImagesOption, OnProblem, load_corpus
+from halspan.cli.corpora import AUTO, FormatOption, ImagesOption, OnProblem, load_corpus
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError, DataError
 from halspan.core.files import write_json, written_to
+from halspan.data.streams.lines import DASH
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.console import WholeTable

@@ -1,30 +1,35 @@
 """`halspan score`: score any number of captions with a detector."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from halspan.cli.corpora import DASH, ExtraKeysOption, OnExtraKeys, OnProblem, pipe_out
-from halspan.cli.endpoints import check_input, check_output, check_resumable, find_writer, open_source
+from halspan.cli.corpora import ExtraKeysOption, OnExtraKeys, OnProblem
 from halspan.console import open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
+from halspan.data.streams.lines import DASH
+from halspan.scoring.endpoints import check_input, check_output, check_resumable, find_writer
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.progress import Progress
 
     from halspan.data.streams.records import Shard, Source
-    from halspan.data.streams.resumable import Output, Paths
-    from halspan.inference.bulk import Block, ScoreBlocks
+    from halspan.scoring.job import Job
+    from halspan.scoring.shards import Launch
 
 _INTERRUPTED = 130  # exit status of shells after Ctrl-C
+
+
+class Launcher(StrEnum):
+    """What places shards on workers."""
+
+    ray = "ray"
 
 
 class Dtype(StrEnum):
@@ -34,9 +39,9 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-_Detector = Annotated[str, typer.Option("--detector", "-d", help="Folder or hub id of an exported detector.")]
+_Detector = Annotated[str | None, typer.Option("--detector", "-d", help="Folder or hub id of an exported detector.")]
 _Input = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--input",
         "-i",
@@ -44,7 +49,7 @@ _Input = Annotated[
     ),
 ]
 _Output = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--output", "-o", help="Predictions to write, .jsonl, .jsonl.gz or .parquet; - writes to standard output."
     ),
@@ -58,7 +63,32 @@ _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a finished output, or start an unfinished one again.")
 ]
 _Shard = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="Score only part I of N: every N-th block of 256 records.")
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Score only part I of N (every N-th block of 256 records); the part stays beside the output for --merge.",
+    ),
+]
+_Merge = Annotated[
+    Path | None, typer.Option("--merge", metavar="OUTPUT", help="Join the parts of all shards beside this output.")
+]
+_Threads = Annotated[
+    int, typer.Option("--threads", min=1, help="CPU threads of a scorer; the last bits of scores depend on it.")
+]
+_Devices = Annotated[
+    int | None, typer.Option("--devices", min=1, help="Score on so many GPUs of this machine, or CPU processes.")
+]
+_Launch = Annotated[
+    Launcher | None, typer.Option("--launch", help="Place shards on a Ray cluster (pip install 'halspan[ray]').")
+]
+_Workers = Annotated[int, typer.Option("--workers", min=1, help="Actors on the Ray cluster, each with a detector.")]
+_Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Address of the Ray cluster. Default: the running one, or one on this machine."),
+]
+_Shards = Annotated[
+    int | None, typer.Option("--shards", min=1, help="Number of shards with --devices or --launch. Default: 4 each.")
 ]
 _MaxPIncorrect = Annotated[
     float | None,
@@ -79,17 +109,24 @@ _OnError = Annotated[
 
 
 def score(
-    detector: _Detector,
-    input_: _Input,
-    output: _Output,
+    detector: _Detector = None,
+    input_: _Input = None,
+    output: _Output = None,
     images: _Images = None,
     resume: _Resume = False,
     overwrite: _Overwrite = False,
     shard: _Shard = "1/1",
+    merge: _Merge = None,
+    devices: _Devices = None,
+    launch: _Launch = None,
+    workers: _Workers = 1,
+    address: _Address = None,
+    shards: _Shards = None,
     max_p_incorrect: _MaxPIncorrect = None,
     batch_tokens: _BatchTokens = 16_384,
     device: _Device = None,
     dtype: _DtypeOption = None,
+    threads: _Threads = 1,
     extra_keys: ExtraKeysOption = OnExtraKeys.stop,
     on_error: _OnError = OnProblem.skip,
 ) -> None:
@@ -110,193 +147,177 @@ def score(
 
     Captions of one image among 256 records share its encoding. With --resume,
     a killed run continues, and its output has the same bytes as that of an
-    uninterrupted one. The outputs of all shards together hold every record
-    once, each in the order of the input.
+    uninterrupted one. So has the merged output of shards, wherever they ran:
+    give all of them the same --output, then --merge it. --devices and
+    --launch ray do all of that in one command.
 
     Examples:
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
       halspan score -d exports/shapes -i captions.parquet -o clean.parquet \
         --max-p-incorrect 0.2 --resume
       halspan score -d exports/shapes -i captions.jsonl.gz \
-        -o part2.jsonl.gz --images photos --shard 2/4
+        -o scored.jsonl.gz --images photos --shard 2/4
+      halspan score --merge scored.jsonl.gz
+      halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl \
+        --launch ray --workers 8
       generate | halspan score -d exports/shapes -i - -o - | keep
     """
+    if merge is not None:
+        _merge(merge, others=(detector, input_, output))
+        return
+    if detector is None or input_ is None or output is None:
+        raise ConfigError("--detector, --input and --output are needed: what scores, what is scored, and where to")
     from halspan.data.streams.records import Shard
-    from halspan.data.streams.resumable import Paths
+    from halspan.scoring.job import Job
 
-    job = _Job(
+    job = Job(
         detector=detector,
         input_=input_,
-        paths=Paths(output),
+        output=output,
         images=images,
-        shard=Shard.parse(shard),
         max_p_incorrect=max_p_incorrect,
         batch_tokens=batch_tokens,
         device=device,
-        dtype=dtype,
-        extra_keys=extra_keys,
-        on_error=on_error,
+        dtype=None if dtype is None else dtype.value,
+        threads=threads,
+        ignore_extra_keys=extra_keys is OnExtraKeys.ignore,
+        stop_on_error=on_error is OnProblem.stop,
+        say=_say,
     )
-    job.check(resume=resume, overwrite=overwrite)
-    if resume and output.exists() and not job.paths.journal.exists():
-        _say(f"{output} is finished already.")
-        return
+    part = Shard.parse(shard)
+    _check(job, resume=resume, overwrite=overwrite)
     try:
-        counts = job.run(resume=resume)
+        if launch is None and devices is None:
+            _score_one(job, part, resume=resume, overwrite=overwrite)
+        else:
+            _check_launch(job, part, devices=devices, launch=launch)
+            n_workers = workers if devices is None else devices
+            launcher = _find_launcher(launch, address)
+            _score_all(job, n_workers, launcher, n_shards=shards, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
-        _say(job.how_to_continue())
+        _say(_how_to_continue(job, part))
         raise typer.Exit(_INTERRUPTED) from None
-    _summarize(job.paths, counts, max_p_incorrect)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One scoring job: the input, the detector, and the output."""
+def _merge(output: Path, *, others: tuple[object, ...]) -> None:
+    """Join the parts of all shards."""
+    from halspan.data.streams.parts import merge_parts
 
-    detector: str
-    input_: Path
-    paths: "Paths"
-    images: Path | None
-    shard: "Shard"
-    max_p_incorrect: float | None
-    batch_tokens: int
-    device: str | None
-    dtype: Dtype | None
-    extra_keys: OnExtraKeys
-    on_error: OnProblem
-
-    def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse impossible combinations before anything is read or loaded."""
-        output = self.paths.output
-        check_input(self.input_)
-        check_output(output, self.input_)
-        _check_detector(Path(self.detector))
-        if self.images is not None and not self.images.is_dir():
-            raise ConfigError(f"--images: {str(self.images)!r} is not a folder; give the one that holds the images")
-        if resume and overwrite:
-            raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
-        if resume:
-            check_resumable(self.input_, output)
-        _check_device(self.device)
-        if resume or overwrite:
-            return
-        if self.paths.has_unfinished():
-            raise ConfigError(
-                f"--output: an interrupted run has left part of {output}; --resume continues it, --overwrite begins "
-                "again"
-            )
-        if output.exists():
-            raise ConfigError(f"--output: {output} exists already; --overwrite replaces it, or give another file")
-
-    def run(self, *, resume: bool) -> Mapping[str, int]:
-        """Score the rest of the input and put the output in its place; return the counts of all of it."""
-        convert = find_writer(self.paths.output)
-        source = open_source(self.input_)
-        with self._open_output(source, resume=resume) as opened:
-            if not opened.mark.is_complete:
-                self._score_rest(opened, source)
-            opened.finish(convert)
-        return opened.mark.counts
-
-    def _open_output(self, source: "Source", *, resume: bool) -> "AbstractContextManager[Output]":
-        from halspan.data.streams.resumable import open_output
-
-        if self.paths.output == DASH:
-            return _pipe_predictions(source)
-        return open_output(self.paths.output, settings=self._settings(source), resume=resume)
-
-    def how_to_continue(self) -> str:
-        """Describe how much is finished, and the command that continues."""
-        if DASH in (self.input_, self.paths.output):
-            return "interrupted; only what is read from a file and written to one can be continued (--resume)"
-        if not self.paths.has_unfinished():
-            return "interrupted before anything was finished"
-        return f"interrupted; the same command with --resume continues {self.paths.output}"
-
-    @cached_property
-    def _identity(self) -> tuple[str, str | None]:
-        """Return the identity of the detector (a hash of its folder, or its commit on the hub), and the commit."""
-        from halspan.data.streams.resumable import fingerprint_folder
-        from halspan.inference.hub import download
-
-        if Path(self.detector).exists():
-            return fingerprint_folder(Path(self.detector)), None
-        commit = download(self.detector, None)[0].name
-        return commit, commit
-
-    @property
-    def _image_root(self) -> Path:
-        if self.images is not None:
-            return self.images
-        return self.input_.parent  # for standard input, this is the current folder
-
-    def _settings(self, source: "Source") -> dict[str, str | int | float | None]:
-        """Return the settings that determine the output's bytes."""
-        root = os.path.relpath(self._image_root.resolve(), self.paths.output.parent.resolve())
-        return {
-            **{f"--input's {name}": value for name, value in source.identity.items()},
-            "--detector": self._identity[0],
-            "the images' folder, from the output's,": root,
-            "--shard": str(self.shard),
-            "--max-p-incorrect": self.max_p_incorrect,
-            "--batch-tokens": self.batch_tokens,
-            "--device": self.device,
-            "--dtype": None if self.dtype is None else self.dtype.value,
-            "--extra-keys": self.extra_keys.value,
-        }
-
-    def _score_rest(self, opened: "Output", source: "Source") -> None:
-        from halspan.data.streams.records import ItemReader
-        from halspan.inference.bulk import SCORED, score_blocks
-
-        score = self._load()
-        counts = Counter(opened.mark.counts)
-        with _progress(self.shard, source, opened) as (advance, settle):
-            blocks = score_blocks(
-                source.read(opened.mark.position, self.shard),
-                score,
-                ItemReader(
-                    self._image_root,
-                    self.paths.output.parent,
-                    ignore_extra_keys=self.extra_keys is OnExtraKeys.ignore,
-                ),
-                max_p_incorrect=self.max_p_incorrect,
-                has_scored=counts[SCORED] > 0,
-                on_scored=advance,
-            )
-            with closing(blocks):  # so that an interrupted run waits for no thread
-                for block in blocks:
-                    self._take(block, counts, opened, source)
-                    settle(block.position.number)
-
-    def _take(self, block: "Block", counts: Counter[str], opened: "Output", source: "Source") -> None:
-        from halspan.inference.bulk import LEFT_OUT
-
-        if block.rejected and self.on_error is OnProblem.stop:
-            first = block.rejected[0]
-            raise DataError(
-                f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
-            )
-        if block.left_out and not counts[LEFT_OUT]:
-            _say(f"{source.name}:{block.left_out[0]} (left out: scoring does without it)")
-        counts.update(block.counts)
-        opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
-
-    def _load(self) -> "ScoreBlocks":
-        from functools import partial
-
-        from halspan.inference.detector import Detector
-
-        _, revision = self._identity
-        detector = Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=revision)
-        return partial(detector.score_blocks, batch_tokens=self.batch_tokens)
+    if any(other is not None for other in others):
+        raise ConfigError("--merge: it takes the output of the shards alone; their parts say everything else")
+    check_output(output, DASH)
+    _summarize(output, merge_parts(output, find_writer(output)))
 
 
-def _check_detector(folder: Path) -> None:
-    """Refuse the folder of a run before the input is read, which may take long."""
+def _check(job: "Job", *, resume: bool, overwrite: bool) -> None:
+    """Refuse impossible combinations before anything is read or loaded."""
     from halspan.models.folder.safe_files import refuse_run
 
-    refuse_run(folder)
+    check_input(job.input_)
+    check_output(job.output, job.input_)
+    refuse_run(Path(job.detector))
+    if job.images is not None and not job.images.is_dir():
+        raise ConfigError(f"--images: {str(job.images)!r} is not a folder; give the one that holds the images")
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
+    if resume:
+        check_resumable(job.input_, job.output)
+    _check_device(job.device)
+    if job.output.exists() and not resume and not overwrite:
+        raise ConfigError(f"--output: {job.output} exists already; --overwrite replaces it, or give another file")
+
+
+def _check_launch(job: "Job", part: "Shard", *, devices: int | None, launch: Launcher | None) -> None:
+    if devices is not None and launch is not None:
+        raise ConfigError("--devices and --launch: one uses this machine, the other a cluster; give one of them")
+    if part.count > 1:
+        raise ConfigError(f"--shard: {part} is one shard, and --devices and --launch score all; give one of them")
+    if DASH in (job.input_, job.output):
+        raise ConfigError("--devices and --launch need files: workers read the input and write their parts; give files")
+
+
+def _find_launcher(launch: Launcher | None, address: str | None) -> "Launch":
+    """Return what places shards on workers."""
+    from halspan.scoring import processes, ray_actors
+
+    if launch is None:
+        return processes.launch
+    ray_actors.import_ray()  # fail now, not after the input was read, if it is missing
+    return partial(ray_actors.launch, address=address)
+
+
+def _score_one(job: "Job", shard: "Shard", *, resume: bool, overwrite: bool) -> None:
+    """Score one shard, which may be the only one."""
+    from halspan.data.streams.parts import part_of
+    from halspan.data.streams.resumable import Paths
+
+    if shard.count > 1 and DASH in (job.input_, job.output):
+        raise ConfigError("--shard: parts are joined from files; give files as --input and --output")
+    paths = Paths(part_of(job.output, shard))
+    if resume and job.output.exists() and not paths.journal.exists():
+        _say(f"{job.output} is finished already.")
+        return
+    if paths.has_unfinished() and not resume and not overwrite:
+        raise ConfigError(
+            f"--output: an interrupted run has left part of {job.output}; --resume continues it, --overwrite begins "
+            "again"
+        )
+    with _bar() as bar:
+        task = bar.add_task("Scoring", total=None)
+
+        def start(source: "Source", number: int) -> None:
+            total = None if source.total is None else shard.size(source.total)
+            bar.update(task, total=total, completed=shard.size(number))
+
+        counts = job.run(
+            shard,
+            resume=resume,
+            on_start=start,
+            on_scored=lambda n_captions: bar.advance(task, n_captions),
+            on_block=lambda number: bar.update(task, completed=shard.size(number)),
+        )
+    _summarize(job.output, counts, None if shard.count == 1 else shard)
+
+
+def _score_all(
+    job: "Job",
+    workers: int,
+    launch: "Launch",
+    *,
+    n_shards: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Score all shards on several workers, and merge them."""
+    from halspan.scoring.shards import prepare, run_all
+
+    if resume and job.output.exists():
+        _say(f"{job.output} is finished already.")
+        return
+    shards = prepare(job, workers=workers, n_shards=n_shards, resume=resume, overwrite=overwrite)
+    with _bar() as bar:
+        task = bar.add_task(f"Scoring, {workers} workers", total=None)
+        counts = run_all(
+            replace(job, input_=job.input_.absolute(), output=job.output.absolute()),
+            shards,
+            workers=workers,
+            launch=launch,
+            on_start=lambda total: bar.update(task, total=total),
+            on_progress=lambda number: bar.update(task, completed=number),
+        )
+    _summarize(job.output, counts)
+
+
+def _how_to_continue(job: "Job", shard: "Shard") -> str:
+    """Describe how much is finished, and the command that continues."""
+    from halspan.data.streams.parts import find_parts, part_of
+    from halspan.data.streams.resumable import Paths
+
+    if DASH in (job.input_, job.output):
+        return "interrupted; only what is read from a file and written to one can be continued (--resume)"
+    if not Paths(part_of(job.output, shard)).has_unfinished() and not find_parts(job.output):
+        return "interrupted before anything was finished"
+    return f"interrupted; the same command with --resume continues {job.output}"
 
 
 def _check_device(name: str | None) -> None:
@@ -308,29 +329,6 @@ def _check_device(name: str | None) -> None:
         find_device(name)
     except ModelError as error:
         raise ConfigError(f"--{error}") from None
-
-
-@contextmanager
-def _pipe_predictions(source: "Source") -> "Iterator[Output]":
-    """Open standard output for predictions; rejected records are reported on standard error."""
-    from halspan.data.streams.piped import PipedOutput
-
-    with pipe_out() as stream:
-        yield PipedOutput(stream, lambda item: _say(f"rejected: {source.name}:{item['line']}: {item['reason']}"))
-
-
-@contextmanager
-def _progress(
-    shard: "Shard", source: "Source", opened: "Output"
-) -> "Iterator[tuple[Callable[[int], None], Callable[[int], None]]]":
-    """Yield, with a progress bar, a function that counts scored captions and a setter of the input's position."""
-    total = None if source.total is None else shard.size(source.total)
-    with _bar() as progress:
-        task = progress.add_task("Scoring", total=total, completed=shard.size(opened.mark.position.number))
-        yield (
-            lambda n_captions: progress.advance(task, n_captions),
-            lambda number: progress.update(task, completed=shard.size(number)),
-        )
 
 
 def _bar() -> "Progress":
@@ -346,25 +344,32 @@ def _bar() -> "Progress":
     return Progress(*columns, console=console, speed_estimate_period=60, disable=not console.is_terminal)
 
 
-def _summarize(paths: "Paths", counts: Mapping[str, int], max_p_incorrect: float | None) -> None:
+def _summarize(output: Path, counts: Mapping[str, int], shard: "Shard | None" = None) -> None:
+    """Say what was scored, rejected and kept; the part of a shard stays beside the output."""
+    from halspan.data.streams.parts import part_of
+    from halspan.data.streams.resumable import Paths
     from halspan.inference import bulk
 
     n = Counter(counts)
     total = n[bulk.SCORED] + n[bulk.REJECTED]
-    where = "standard error" if paths.output == DASH else paths.rejected.name
+    where = "standard error" if output == DASH else Paths(output).rejected.name
+    if shard is not None:
+        where = Paths(part_of(output, shard)).rejected_partial.name
     why = f" ({where} says why)" if n[bulk.REJECTED] else ""
     _say(f"{total:,} records: {n[bulk.SCORED]:,} scored, {n[bulk.REJECTED]:,} rejected{why}")
     _say(f"{n[bulk.SENTENCES]:,} sentences, {n[bulk.UNSCORED]:,} of them unscored")
     if n[bulk.LEFT_OUT]:
         _say(f"labels, types, votes, spans or keys that cannot be used left out of {n[bulk.LEFT_OUT]:,} records")
-    if max_p_incorrect is not None:
+    if n[bulk.SCORED] > n[bulk.KEPT]:
         _say(
-            f"{n[bulk.KEPT]:,} captions kept; dropped: {n[bulk.TOO_LIKELY]:,} with a sentence above "
-            f"{max_p_incorrect}, {n[bulk.NOT_JUDGED]:,} with a sentence without a score"
+            f"{n[bulk.KEPT]:,} captions kept; dropped: {n[bulk.TOO_LIKELY]:,} with a sentence above the limit, "
+            f"{n[bulk.NOT_JUDGED]:,} with a sentence without a score"
         )
-    if paths.output != DASH:
-        _say(f"Written to {paths.output}.")
-    if total and not n[bulk.SCORED]:
+    if shard is not None:
+        _say(f"Shard {shard} is finished; when all are, `halspan score --merge {output}` joins them.")
+    elif output != DASH:
+        _say(f"Written to {output}.")
+    if total and not n[bulk.SCORED] and shard is None:
         raise DataError(f"none of the {total:,} records can be scored; {where} says why")
 
 

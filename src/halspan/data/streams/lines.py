@@ -13,6 +13,7 @@ from typing import BinaryIO
 from halspan.core.files import open_regular
 
 COMPRESSED = ".gz"
+DASH = Path("-")  # standard input or output
 STDIN = Path("standard input")  # name in messages, in the place of a file
 _PIECE = 2**20  # bytes
 

@@ -1,13 +1,16 @@
 """An output that is written once, block by block, such as standard output."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from halspan.core.errors import DataError
 from halspan.data.readers.jsonl import write_lines
+from halspan.data.streams.journal import Mark
 from halspan.data.streams.records import Position
-from halspan.data.streams.resumable import Mark
 
 
 class PipedOutput:
@@ -55,3 +58,18 @@ class PipedOutput:
 
     def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
         """Do nothing, because everything is already written."""
+
+
+@contextmanager
+def pipe_out() -> Iterator[BinaryIO]:
+    """Open standard output for bytes.
+
+    Raises:
+        DataError: The reading program has ended.
+    """
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python prints an error at exit
+        raise DataError("standard output: the reading program has ended; the output is incomplete") from None

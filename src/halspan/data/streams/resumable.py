@@ -7,43 +7,21 @@ input. If the run is killed, everything beyond these lengths is cut off when it 
 
 import errno
 import hashlib
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from halspan.core.errors import ConfigError, DataError
 from halspan.core.files import open_appending
+from halspan.data.streams.journal import Journal, Mark, Settings, append_lines, begin, lock, write_mark
 from halspan.data.streams.lines import without_suffixes
 from halspan.data.streams.records import Position
 
 _NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _PIECE = 2**20  # bytes
-
-Settings = Mapping[str, str | int | float | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """The state of the output after a block.
-
-    Attributes:
-        position: Position up to which the input is read.
-        counts: Counts of the results so far.
-        output_bytes: Length of the partial output.
-        rejected_bytes: Length of the partial file of rejected records.
-        is_complete: Whether the input is at its end.
-    """
-
-    position: Position = field(default_factory=Position)
-    counts: Mapping[str, int] = field(default_factory=dict)
-    output_bytes: int = 0
-    rejected_bytes: int = 0
-    is_complete: bool = False
 
 
 class Paths:
@@ -140,13 +118,25 @@ class ResumableOutput:
             raise RuntimeError("the output is complete")
         try:
             for file, items in zip(self._files, (records, rejected), strict=True):
-                _write(file, items)
+                append_lines(file, items)
             sizes = [file.tell() for file in self._files]
             self._write_mark(
                 Mark(position=position, counts=dict(counts), output_bytes=sizes[0], rejected_bytes=sizes[1])
             )
         except OSError as error:
-            raise _unwritable(self._paths.output, error) from None
+            raise unwritable(self._paths.output, error) from None
+
+    def complete(self) -> None:
+        """Note that the input is at its end; the output stays where it is, for a merge with other shards.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        try:
+            if not self.mark.is_complete:
+                self._write_mark(replace(self.mark, is_complete=True))
+        except OSError as error:
+            raise unwritable(self._paths.output, error) from None
 
     def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
         """Move the whole output into place; if the process is killed meanwhile, the next run does it again.
@@ -158,9 +148,8 @@ class ResumableOutput:
             DataError: It cannot be written.
         """
         paths = self._paths
+        self.complete()
         try:
-            if not self.mark.is_complete:
-                self._write_mark(replace(self.mark, is_complete=True))
             self.close()
             if paths.rejected_partial.exists():
                 _move(paths.rejected_partial, paths.rejected, keep=self.mark.rejected_bytes > 0)
@@ -174,7 +163,7 @@ class ResumableOutput:
                     paths.partial.replace(paths.output)
             paths.journal.unlink()
         except OSError as error:
-            raise _unwritable(paths.output, error) from None
+            raise unwritable(paths.output, error) from None
 
     def close(self) -> None:
         """Close the files; unfinished output stays for another run."""
@@ -184,32 +173,27 @@ class ResumableOutput:
         self._files = None
 
     def _write_mark(self, mark: Mark) -> None:
-        _write(self._journal, [asdict(mark)])
+        write_mark(self._journal, mark)
         self.mark = mark
 
 
 @contextmanager
-def open_output(output: Path, *, settings: Settings, resume: bool) -> Iterator[ResumableOutput]:
+def open_output(output: Path, *, settings: Settings, resume: bool, patience: float = 0.0) -> Iterator[ResumableOutput]:
     """Begin an output, or continue one.
 
     Args:
         output: File to write; its folder is created if necessary.
         settings: Settings that determine its bytes, by the names that users know.
         resume: Whether to continue an interrupted run, if there is one; otherwise its unfinished output is removed.
+        patience: Seconds to wait for another process that writes the output.
 
     Raises:
         ConfigError: The interrupted run had other settings, or another process is writing the output.
         DataError: The output cannot be written, or the files of the interrupted run are incomplete.
     """
     paths = Paths(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        journal = open_appending(paths.journal)
-    except OSError as error:
-        raise _unwritable(output, error) from None
-    try:
-        _lock(journal, output)
-        mark = _read_journal(journal, settings) if resume else None
+    with locked_journal(paths, patience=patience) as journal:
+        mark = _continue(journal, settings) if resume else None
         opened = ResumableOutput(paths, journal, mark or _begin(paths, journal, settings))
         try:
             yield opened
@@ -217,40 +201,44 @@ def open_output(output: Path, *, settings: Settings, resume: bool) -> Iterator[R
             opened.close()
             if not paths.has_unfinished():  # no block is on disk
                 paths.discard_unfinished()
+
+
+@contextmanager
+def locked_journal(paths: Paths, *, patience: float = 0.0) -> Iterator[BinaryIO]:
+    """Open the journal of an output, and keep other processes from it.
+
+    Raises:
+        ConfigError: Another process is writing the output.
+        DataError: The journal cannot be written.
+    """
+    try:
+        paths.output.parent.mkdir(parents=True, exist_ok=True)
+        journal = open_appending(paths.journal)
+    except OSError as error:
+        raise unwritable(paths.output, error) from None
+    try:
+        lock(journal, paths.output, patience=patience)
+        yield journal
     finally:
         with suppress(OSError):
             journal.close()
 
 
 def _begin(paths: Paths, journal: BinaryIO, settings: Settings) -> Mark:
-    journal.truncate(0)
     for path in (paths.partial, paths.rejected_partial, paths.converted):
         path.unlink(missing_ok=True)
-    _write(journal, [{"settings": dict(settings)}])
+    begin(journal, settings)
     return Mark()
 
 
-def _read_journal(journal: BinaryIO, settings: Settings) -> Mark | None:
+def _continue(journal: BinaryIO, settings: Settings) -> Mark | None:
     """Return the last finished block, and cut off what was written after it; None where no block is finished."""
-    journal.seek(0)
-    whole, mark, had = 0, None, None
-    for line in journal:
-        if not line.endswith(b"\n"):
-            break
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if had is None:
-            had = entry["settings"]
-        else:
-            mark = Mark(**entry | {"position": Position(**entry["position"])})
-        whole += len(line)
-    if had is None or mark is None:
+    had = Journal.read(journal)
+    if had.settings is None or had.mark is None:
         return None
-    _check_settings(had, dict(settings))
-    journal.truncate(whole)
-    return mark
+    _check_settings(dict(had.settings), dict(settings))
+    journal.truncate(had.n_bytes)
+    return had.mark
 
 
 def _check_settings(had: dict[str, Any], now: dict[str, Any]) -> None:
@@ -282,20 +270,6 @@ def fingerprint_folder(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _lock(journal: BinaryIO, output: Path) -> None:
-    """Keep other processes from the same output; the system releases the lock when this one ends or is killed."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"--output: another process is writing {output}; wait for it, or choose another file"
-        ) from None
-
-
 def _open_at(path: Path, size: int) -> BinaryIO:
     """Open a file for appending, truncated to a given size.
 
@@ -305,21 +279,13 @@ def _open_at(path: Path, size: int) -> BinaryIO:
     try:
         file = open_appending(path)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     if (there := file.tell()) < size:
         file.close()
         raise DataError(f"{path}: {there} bytes are left of {size} finished ones; --overwrite begins again")
     file.truncate(size)
     file.seek(size)
     return file
-
-
-def _write(file: BinaryIO, items: Sequence[Mapping[str, Any]]) -> None:
-    """Append JSON Lines and flush them to the disk."""
-    if items:
-        file.write(b"".join(json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n" for item in items))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _move(source: Path, target: Path, *, keep: bool) -> None:
@@ -340,7 +306,8 @@ def _add(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
+def unwritable(path: Path, error: OSError) -> DataError:
+    """Return the error for a file that cannot be written: because of its place, or because the disk is full."""
     if error.errno in _NOT_HERE:
         return DataError(f"{path}: cannot be written ({error.strerror}); choose another place")
     return DataError(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halspan.cli.corpora import DASH
 from halspan.core.errors import ConfigError
+from halspan.data.streams.lines import DASH, compress, is_compressed
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.streams.records import Source
@@ -80,8 +80,6 @@ def find_writer(path: Path) -> Callable[[Path, Path], None] | None:
     Raises:
         ConfigError: It is Parquet, and pyarrow is not installed.
     """
-    from halspan.data.streams.lines import compress, is_compressed
-
     if is_compressed(path):
         return compress
     if path.suffix != _PARQUET:

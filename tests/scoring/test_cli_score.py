@@ -14,41 +14,14 @@ import sys
 import time
 
 import pytest
-import torch
-from PIL import Image
+from small_scoring import BAD, arguments_of, damage, records, write_captions
 
 from halspan.cli import main, score
 from halspan.data.streams import records as stream
 from halspan.data.streams.predictions import read_predictions
 from halspan.data.streams.resumable import Paths, ResumableOutput
-from halspan.inference.detector import BATCH_TOKENS, About, Detector
+from halspan.inference.detector import BATCH_TOKENS, Detector
 from halspan.inference.tuning import Tuned
-from halspan.models.detector import build_detector
-from halspan.models.model_spec import LoraSpec, ModelSpec
-
-COLORS = ("red", "green", "blue", "white")
-BAD = "no record\n"
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory):
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        backbone="builtin:llama4-tiny",
-        prompt="What is wrong?",
-        context="causal",
-        max_tokens=512,
-        pack_tokens=512,
-        dtype="float32",
-        attention="eager",
-        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
-    )
-    taxonomy = ("Attribute", "Object")
-    built = build_detector(spec, taxonomy)
-    about = About(name="tiny", figures={}, origin={})
-    folder = tmp_path_factory.mktemp("detector") / "tiny"
-    Detector(*built, spec=spec, taxonomy=taxonomy, tuned=Tuned(), about=about).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -69,33 +42,6 @@ def run(detector, captions, capsys, tmp_path, monkeypatch):
 
     run.output = tmp_path / "out" / "scored.jsonl"
     return run
-
-
-def write_captions(file, n, *, per_image):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for color in COLORS:
-        Image.new("RGB", (32, 32), color).save(file.parent / f"{color}.png")
-    with file.open("w") as lines:
-        for number in range(n):
-            color = COLORS[number // per_image % 4]
-            record = {"id": f"a/{number}", "image": f"{color}.png", "generator": "a", "direction": "image_to_text"}
-            lines.write(json.dumps(record | {"text": f"It is {COLORS[number % 4]}. It is {number}."}) + "\n")
-    return file
-
-
-def arguments_of(detector, input_, output, *more):
-    options = ["score", "--detector", detector, "--input", input_, "--output", output, "--device", "cpu", *more]
-    return [str(option) for option in options]
-
-
-def damage(file, *numbers):
-    """Put what is no record before the lines with these numbers, from 0."""
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join((BAD if number in numbers else "") + line for number, line in enumerate(lines)))
-
-
-def records(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_captions_become_predictions_whose_images_resolve_from_where_they_are(run, captions):
@@ -210,16 +156,9 @@ def test_only_what_passes_is_kept_and_what_is_dropped_is_counted(run, tmp_path):
     expected = [record for record, high in zip(records(run.output), highest, strict=True) if high <= limit]
     assert records(kept) == expected
     assert len(expected) >= 5
-    assert f"{len(expected)} captions kept; dropped: {12 - len(expected)} with a sentence above {limit}, 0 with" in err
-
-
-def test_the_shards_together_are_all_records(run, tmp_path):
-    run()
-    parts = [tmp_path / "out" / f"part{index}.jsonl" for index in (1, 2)]
-    for index, part in enumerate(parts, 1):
-        assert run("--shard", f"{index}/2", output=part)[0] == 0
-    first, second = map(records, parts)
-    assert first[:4] + second + first[4:] == records(run.output)
+    assert (
+        f"{len(expected)} captions kept; dropped: {12 - len(expected)} with a sentence above the limit, 0 with" in err
+    )
 
 
 def test_standard_input_is_read_as_a_file_and_its_images_from_the_folder_given(run, captions, tmp_path, monkeypatch):

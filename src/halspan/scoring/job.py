@@ -1,0 +1,192 @@
+"""A scoring job: captions from a file or stream, a detector, and the output; the whole of it, or one shard."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+
+from halspan.core.errors import DataError
+from halspan.data.streams.journal import Settings
+from halspan.data.streams.lines import DASH
+from halspan.data.streams.parts import part_of
+from halspan.data.streams.piped import PipedOutput, pipe_out
+from halspan.data.streams.records import ItemReader, Shard, Source
+from halspan.data.streams.resumable import Output, ResumableOutput, fingerprint_folder, open_output
+from halspan.inference.bulk import LEFT_OUT, SCORED, Block, ScoreBlocks, score_blocks
+from halspan.inference.detector import Detector
+from halspan.inference.hub import download
+from halspan.models.devices import find_device
+from halspan.scoring.endpoints import find_writer, open_source
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is scored, by which detector, and where to; it can be sent to other processes and machines.
+
+    Attributes:
+        detector: Folder or hub id of an exported detector.
+        input_: Captions or predictions, `.jsonl`, `.jsonl.gz` or `.parquet`; `-` for standard input.
+        output: Predictions, in the same formats; `-` for standard output.
+        images: Folder that relative image paths start from; None for the input's folder.
+        max_p_incorrect: Highest P(incorrect) in captions to keep; None keeps all.
+        batch_tokens: Number of tokens in a forward pass.
+        device: Name of the device; None for a GPU if there is one.
+        dtype: Precision of the weights; None for the detector's.
+        threads: CPU threads of a scorer; results differ in the last bits with their number.
+        ignore_extra_keys: Whether keys that captions do not have are left out; otherwise they are refused.
+        stop_on_error: Whether to stop at the first record that cannot be used; otherwise it is set aside.
+        say: Function that shows a line to the user.
+    """
+
+    detector: str
+    input_: Path
+    output: Path
+    images: Path | None = None
+    max_p_incorrect: float | None = None
+    batch_tokens: int = 16_384
+    device: str | None = None
+    dtype: str | None = None
+    threads: int = 1
+    ignore_extra_keys: bool = False
+    stop_on_error: bool = False
+    say: Callable[[str], None] = _say
+
+    def run(
+        self,
+        shard: Shard,
+        *,
+        resume: bool,
+        patience: float = 0.0,
+        on_start: Callable[[Source, int], None] | None = None,
+        on_scored: Callable[[int], None] | None = None,
+        on_block: Callable[[int], None] | None = None,
+    ) -> Mapping[str, int]:
+        """Score what is left of a shard; return the counts of all of it.
+
+        The output of the only shard is put in its place; the part of one of several stays beside it for a merge.
+
+        Args:
+            shard: Part of the input.
+            resume: Whether to continue an interrupted run, if there is one.
+            patience: Seconds to wait for another process that writes the same part.
+            on_start: Function that is called with the input, and the number of its lines that are read already.
+            on_scored: Function that is called with the number of captions that were scored together.
+            on_block: Function that is called, after a block is on disk, with the number of lines that are read.
+
+        Raises:
+            ConfigError: Another process is writing the output, or the interrupted run had other settings.
+            DataError: Something cannot be read or written, or a record cannot be used and `stop_on_error` says so.
+            ModelError: The detector cannot be loaded, or cannot score anything.
+        """
+        torch.set_num_threads(self.threads)
+        convert = find_writer(self.output)
+        source = open_source(self.input_)
+        with self._open_output(source, shard, resume=resume, patience=patience) as opened:
+            if on_start is not None:
+                on_start(source, opened.mark.position.number)
+            if not opened.mark.is_complete:
+                for number in self._score_rest(opened, source, shard, on_scored):
+                    if on_block is not None:
+                        on_block(number)
+            if shard.count > 1 and isinstance(opened, ResumableOutput):
+                opened.complete()
+            else:
+                opened.finish(convert)
+        return opened.mark.counts
+
+    @cached_property
+    def load(self) -> ScoreBlocks:
+        """The scorer: the detector is loaded when it is first needed, and then kept.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        detector = Detector.from_pretrained(
+            self.detector, device=self.device, dtype=self.dtype, revision=self._identity[1]
+        )
+        return partial(detector.score_blocks, batch_tokens=self.batch_tokens)
+
+    @cached_property
+    def _identity(self) -> tuple[str, str | None]:
+        """Return the identity of the detector (a hash of its folder, or its commit on the hub), and the commit."""
+        if Path(self.detector).exists():
+            return fingerprint_folder(Path(self.detector)), None
+        commit = download(self.detector, None)[0].name
+        return commit, commit
+
+    @property
+    def _image_root(self) -> Path:
+        if self.images is not None:
+            return self.images
+        return self.input_.parent  # for standard input, this is the current folder
+
+    def _open_output(
+        self, source: Source, shard: Shard, *, resume: bool, patience: float
+    ) -> AbstractContextManager[Output]:
+        if self.output == DASH:
+            return self._pipe(source)
+        settings = self._settings(source, shard)
+        return open_output(part_of(self.output, shard), settings=settings, resume=resume, patience=patience)
+
+    @contextmanager
+    def _pipe(self, source: Source) -> Iterator[Output]:
+        """Open standard output for predictions; rejected records are reported."""
+        with pipe_out() as stream:
+            yield PipedOutput(
+                stream, lambda item: self.say(f"rejected: {source.name}:{item['line']}: {item['reason']}")
+            )
+
+    def _settings(self, source: Source, shard: Shard) -> Settings:
+        """Return the settings that determine the output's bytes."""
+        root = os.path.relpath(self._image_root.resolve(), self.output.parent.resolve())
+        return {
+            **{f"--input's {name}": value for name, value in source.identity.items()},
+            "--detector": self._identity[0],
+            "the images' folder, from the output's,": root,
+            "--shard": str(shard),
+            "--max-p-incorrect": self.max_p_incorrect,
+            "--batch-tokens": self.batch_tokens,
+            "--device": find_device(self.device).type,
+            "--dtype": self.dtype,
+            "--threads": self.threads,
+            "--extra-keys": "ignore" if self.ignore_extra_keys else "raise",
+        }
+
+    def _score_rest(
+        self, opened: Output, source: Source, shard: Shard, on_scored: Callable[[int], None] | None
+    ) -> Iterator[int]:
+        """Score and write the blocks that are left; yield the number of lines that are read after each."""
+        counts = Counter(opened.mark.counts)
+        blocks = score_blocks(
+            source.read(opened.mark.position, shard),
+            self.load,
+            ItemReader(self._image_root, self.output.parent, ignore_extra_keys=self.ignore_extra_keys),
+            max_p_incorrect=self.max_p_incorrect,
+            has_scored=counts[SCORED] > 0,
+            on_scored=on_scored,
+        )
+        with closing(blocks):  # so that an interrupted run waits for no thread
+            for block in blocks:
+                self._take(block, counts, opened, source)
+                yield block.position.number
+
+    def _take(self, block: Block, counts: Counter[str], opened: Output, source: Source) -> None:
+        if block.rejected and self.stop_on_error:
+            first = block.rejected[0]
+            raise DataError(
+                f"{source.name}:{first['line']}: {first['reason']} (--on-error skip sets such records aside)"
+            )
+        if block.left_out and not counts[LEFT_OUT]:
+            self.say(f"{source.name}:{block.left_out[0]} (left out: scoring does without it)")
+        counts.update(block.counts)
+        opened.append(records=block.records, rejected=block.rejected, position=block.position, counts=counts)
