@@ -222,3 +222,18 @@ def test_a_last_block_of_such_pictures_is_no_error_where_others_were_scored(writ
     rest = JsonLinesFile(file).read(run(file, failing("blue"))[0].position, Shard())
     (block,) = score_blocks(rest, failing("blue"), ItemReader(file.parent, file.parent), has_scored=True)
     assert len(block.rejected) == 1
+
+
+def test_an_image_inside_a_record_is_held_once(write, tmp_path):
+    data = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    portions = []
+
+    def score(source, read):
+        for part in fixed((0.5,))(source, read):
+            portions.append(part.block)
+            yield part
+
+    run(write([{"image_base64": data, "text": "It is."}]), score)
+    (item,) = portions[0].items
+    assert item.embedded == (tmp_path / "red.png").read_bytes()
+    assert item.source.content is None
