@@ -10,9 +10,10 @@ from halspan.core.errors import ModelError
 from halspan.data.streams import records as stream
 from halspan.data.streams.records import ItemReader, JsonLinesFile, Position, Shard
 from halspan.inference import bulk
+from halspan.inference.blocks import Answered
 from halspan.inference.bulk import score_blocks
-from halspan.inference.scorer import Scorer
-from halspan.inference.tuning import Tuned, predict
+from halspan.inference.detector import About, Detector
+from halspan.inference.tuning import Tuned
 from halspan.models.detector import build_detector
 from halspan.models.model_spec import LoraSpec, ModelSpec
 
@@ -33,20 +34,26 @@ def detector():
         attention="eager",
         lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
     )
-    return Scorer(*build_detector(spec, TAXONOMY), spec)
+    about = About(name="tiny", figures={}, origin={})
+    return Detector(*build_detector(spec, TAXONOMY), spec=spec, taxonomy=TAXONOMY, tuned=Tuned(), about=about)
 
 
 @pytest.fixture
-def score_rows(detector):
-    """Score with a real detector; remembers the rows."""
+def score(detector, monkeypatch):
+    """Score with a real detector; remembers how many captions there were in each row."""
+    encoder = detector._scorer.encoder
+    encode_whole = encoder.encode_whole
 
-    def score_rows(rows, *, read_image):
-        score_rows.rows += rows
-        scores = detector.score_rows(rows, read_image=read_image, batch_tokens=4096)
-        return predict(scores, Tuned(), TAXONOMY)
+    def encode(image, captions):
+        score.rows.append(len(captions))
+        return encode_whole(image, captions)
 
-    score_rows.rows = []
-    return score_rows
+    def score(source, read):
+        return detector.score_blocks(source, read, batch_tokens=4096)
+
+    score.rows = []
+    monkeypatch.setattr(encoder, "encode_whole", encode)
+    return score
 
 
 @pytest.fixture
@@ -63,9 +70,9 @@ def write(tmp_path):
     return write
 
 
-def run(file, score_rows, **options):
+def run(file, score, **options):
     records = JsonLinesFile(file).read(Position(), Shard())
-    return list(score_blocks(records, score_rows, ItemReader(file.parent, file.parent), **options))
+    return list(score_blocks(records, score, ItemReader(file.parent, file.parent), **options))
 
 
 def record(image, text="It is red. It is."):
@@ -75,41 +82,49 @@ def record(image, text="It is red. It is."):
 def fixed(*scores):
     """Stand for a detector that is sure of what it says."""
 
-    def score_rows(rows, *, read_image):
-        for row in rows:
-            for caption in row.captions:
-                given = scores[int(caption.id) - 1]
-                yield Prediction(caption, tuple(SentenceScore(p, "does not fit" if p is None else None) for p in given))
+    def predict(caption):
+        given = scores[int(caption.id) - 1]
+        return Prediction(caption, tuple(SentenceScore(p, "does not fit" if p is None else None) for p in given))
 
-    return score_rows
+    def score(source, read):
+        for item in source:
+            block, asked = read(item)
+            yield Answered(block, {place: predict(one.caption) for place, one in enumerate(asked)}, is_last=True)
+
+    return score
 
 
-def test_records_come_in_their_order_with_a_score_for_each_sentence(write, score_rows):
+def test_records_come_in_their_order_with_a_score_for_each_sentence(write, score):
     images = [COLORS[number % 3] for number in range(7)]
-    (block,) = run(write(record(image) for image in images), score_rows)
+    (block,) = run(write(record(image) for image in images), score)
     assert [item["image"] for item in block.records] == [f"{image}.png" for image in images]
     for item in block.records:
         assert [0 < sentence["p_incorrect"] < 1 for sentence in item["sentences"]] == [True, True]
     assert block.counts == {bulk.SCORED: 7, bulk.KEPT: 7, bulk.SENTENCES: 14, bulk.UNSCORED: 0}
 
 
-def test_neighbors_of_one_image_share_a_row_and_others_do_not(write, score_rows):
-    run(write(record(image) for image in ("red", "red", "blue", "red", "red")), score_rows)
-    assert [(row.image.stem, len(row.captions)) for row in score_rows.rows] == [("red", 2), ("blue", 1), ("red", 2)]
+def test_captions_of_one_image_share_a_row_wherever_they_stand(write, score):
+    file = write(
+        record(image, f"It is {number}.") for number, image in enumerate(("red", "blue", "red", "green", "blue"))
+    )
+    (block,) = run(file, score)
+    assert score.rows == [2, 2, 1]
+    assert [item["id"] for item in block.records] == ["1", "2", "3", "4", "5"]
+    assert [item["text"] for item in block.records] == [f"It is {number}." for number in range(5)]
 
 
-def test_images_inside_records_share_a_row_where_they_are_the_same(write, score_rows, tmp_path):
-    inside = [base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode() for name in ("red", "red", "blue")]
+def test_images_inside_records_share_a_row_where_they_are_the_same(write, score, tmp_path):
+    inside = [base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode() for name in ("red", "blue", "red")]
     file = write({"image_base64": data, "text": "It is."} for data in inside)
-    (block,) = run(file, score_rows)
-    assert [len(row.captions) for row in score_rows.rows] == [2, 1]
-    beside = run(write(record(image, "It is.") for image in ("red", "red", "blue")), score_rows)[0]
+    (block,) = run(file, score)
+    assert score.rows == [2, 1]
+    beside = run(write(record(image, "It is.") for image in ("red", "blue", "red")), score)[0]
     assert [item["sentences"] for item in block.records] == [item["sentences"] for item in beside.records]
 
 
-def test_what_cannot_be_used_is_rejected_with_its_line_and_reason_and_is_in_no_output(write, score_rows):
+def test_what_cannot_be_used_is_rejected_with_its_line_and_reason_and_is_in_no_output(write, score):
     records = [record("red"), record("broken"), {"text": "no image"}, record("gone"), record("blue"), record("broken")]
-    (block,) = run(write(records), score_rows)
+    (block,) = run(write(records), score)
     assert [item["id"] for item in block.records] == ["1", "5"]
     reasons = {item["line"]: item["reason"] for item in block.rejected}
     assert list(reasons) == [2, 3, 4, 6]
@@ -120,28 +135,36 @@ def test_what_cannot_be_used_is_rejected_with_its_line_and_reason_and_is_in_no_o
     assert block.counts[bulk.SCORED] == 2
 
 
-def test_a_block_is_the_same_wherever_the_reading_began(write, score_rows, monkeypatch):
+def test_a_block_is_the_same_wherever_the_reading_began(write, score, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK", 8)
     file = write(record(COLORS[number % 3], f"It is {number}.") for number in range(13))
-    whole = run(file, score_rows)
+    whole = run(file, score)
     assert [len(block.records) for block in whole] == [8, 5]
     rest = JsonLinesFile(file).read(whole[0].position, Shard())
-    (again,) = score_blocks(rest, score_rows, ItemReader(file.parent, file.parent))
+    (again,) = score_blocks(rest, score, ItemReader(file.parent, file.parent))
     assert again == whole[1]
 
 
-def test_only_so_many_pictures_are_held_at_a_time(write, monkeypatch):
-    held = []
+def test_images_inside_records_are_held_up_to_a_bound_and_a_block_stays_one(write, score, tmp_path, monkeypatch):
+    inside = [base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode() for name in COLORS]
+    records = [{"image_base64": inside[number % 3], "text": f"It is {number}."} for number in range(6)]
+    file = write([*records[:3], {"text": "no image"}, *records[3:]])
+    (whole,) = run(file, score)
+    monkeypatch.setattr(bulk, "MOST_BYTES", 3 * len(file.read_text().splitlines()[0]))
+    score.rows.clear()
+    (cut,) = run(file, score)
+    assert score.rows == [1] * 6  # images of other portions are not there any more
+    assert [item["id"] for item in cut.records] == [item["id"] for item in whole.records]
+    assert (cut.counts, cut.rejected, cut.position) == (whole.counts, whole.rejected, whole.position)
+    for one, other in zip(cut.records, whole.records, strict=True):
+        for left, right in zip(one["sentences"], other["sentences"], strict=True):
+            assert left["p_incorrect"] == pytest.approx(right["p_incorrect"], abs=1e-6)
 
-    def score_rows(rows, *, read_image):
-        held.append(sum(read_image(image).width * 32 * 3 for image in {row.image for row in rows}))
-        return fixed(*[(0.5, 0.5)] * 9)(rows, read_image=read_image)
 
-    monkeypatch.setattr(bulk, "_MOST_DECODED", 2 * 32 * 32 * 3)
-    (block,) = run(write(record(COLORS[number % 3]) for number in range(9)), score_rows)
-    assert len(block.records) == 9
-    assert len(held) > 3
-    assert max(held) == 2 * 32 * 32 * 3
+def test_captions_are_counted_as_they_are_scored(write, score):
+    counted = []
+    run(write(map(record, ("red", "broken", "blue"))), score, on_scored=counted.append)
+    assert counted == [3]
 
 
 def test_only_captions_whose_sentences_are_all_scored_and_low_enough_pass(write):
@@ -160,29 +183,29 @@ def test_without_a_limit_the_unscored_are_kept_as_unscored(write):
     assert block.records[0]["sentences"][0] == {"start": 0, "end": 10, "p_incorrect": None, "unscored": "does not fit"}
 
 
-def test_a_row_of_one_image_is_cut_at_the_end_of_its_block(write, score_rows, monkeypatch):
+def test_a_row_of_one_image_is_cut_at_the_end_of_its_block(write, score, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK", 8)
-    run(write(record("red", "It is.") for _ in range(9)), score_rows)
-    assert [len(row.captions) for row in score_rows.rows] == [8, 1]
+    run(write(record("red", "It is.") for _ in range(9)), score)
+    assert score.rows == [8, 1]
 
 
 def failing(*colors):
     """Stand for a detector that cannot take some pictures."""
-    scores = fixed(*[(0.5, 0.5)] * 9)
 
-    def score_rows(rows, *, read_image):
-        for row in rows:
-            if row.image.stem in colors:
-                raise ModelError(f"{row.image.stem} leaves no room in the window")
-            yield from scores([row], read_image=read_image)
+    def score(source, read):
+        for part in fixed(*[(0.5, 0.5)] * 9)(source, read):
+            for place, item in enumerate(part.block.items):
+                if item.key.stem in colors:
+                    part.results[place] = ModelError(f"{item.key.stem} leaves no room in the window")
+            yield part
 
-    return score_rows
+    return score
 
 
 def test_a_picture_that_the_detector_cannot_take_is_rejected_alone(write):
-    (block,) = run(write(map(record, ("red", "blue", "blue", "gone", "red"))), failing("blue"))
-    assert [item["id"] for item in block.records] == ["1", "5"]
-    assert [item["line"] for item in block.rejected] == [2, 3, 4]
+    (block,) = run(write(map(record, ("red", "blue", "blue", "red"))), failing("blue"))
+    assert [item["id"] for item in block.records] == ["1", "4"]
+    assert [item["line"] for item in block.rejected] == [2, 3]
     assert block.rejected[0]["reason"] == "blue leaves no room in the window"
     assert block.counts[bulk.SCORED] == 2
 
@@ -199,3 +222,18 @@ def test_a_last_block_of_such_pictures_is_no_error_where_others_were_scored(writ
     rest = JsonLinesFile(file).read(run(file, failing("blue"))[0].position, Shard())
     (block,) = score_blocks(rest, failing("blue"), ItemReader(file.parent, file.parent), has_scored=True)
     assert len(block.rejected) == 1
+
+
+def test_an_image_inside_a_record_is_held_once(write, tmp_path):
+    data = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    portions = []
+
+    def score(source, read):
+        for part in fixed((0.5,))(source, read):
+            portions.append(part.block)
+            yield part
+
+    run(write([{"image_base64": data, "text": "It is."}]), score)
+    (item,) = portions[0].items
+    assert item.embedded == (tmp_path / "red.png").read_bytes()
+    assert item.source.content is None

@@ -3,6 +3,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from halspan.core.captions import Caption, Sentence
 from halspan.core.decoding import DecodingParameters
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.data.rows import Row
+from halspan.inference import blocks
 from halspan.inference.detector import About, Detector
 from halspan.inference.tuning import Tuned
 from halspan.models.backbones.tiny import save_tiny_llama4
@@ -342,16 +344,72 @@ def test_a_picture_that_changes_between_items_is_taken_as_it_was(detector):
         close(one, other)
 
 
-def test_results_come_while_items_still_do(detector):
+def test_results_come_while_items_still_do(detector, monkeypatch):
+    monkeypatch.setattr(blocks, "MOST_CAPTIONS", 8)
     taken = []
 
     def items():
         for number in range(40):
+            taken.append(threading.get_ident())
+            yield pixels(number), "A dog sits."
+
+    results = detector.predict_many(items())
+    next(results)
+    assert len(taken) <= 2 * 8 + 1  # the block of the result, the next one, and the item that shows where it ends
+    assert set(taken) == {threading.get_ident()}  # as a cursor of a database wants it
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("halspan-ahead")]
+
+
+def test_items_of_one_picture_share_its_encoding_wherever_they_stand(detector, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(pixels(number)).save(path)
+    inside = [str(paths[0]), paths[1], paths[2].read_bytes(), bytearray(paths[2].read_bytes())]
+    items = [(image, f"A dog. It is {number}.") for number in range(4) for image in inside]
+    alone = [detector.predict(*item) for item in items]
+    encoder = detector._scorer.encoder
+    encode_whole, n_captions = encoder.encode_whole, []
+
+    def encode(image, captions):
+        n_captions.append(len(captions))
+        return encode_whole(image, captions)
+
+    monkeypatch.setattr(encoder, "encode_whole", encode)
+    for one, other in zip(detector.predict_many(items), alone, strict=True):
+        close(one, other)
+    assert n_captions == [4, 4, 8]
+
+
+def test_pictures_in_memory_are_held_up_to_a_bound(detector, monkeypatch):
+    monkeypatch.setattr(blocks, "MOST_BYTES", 3 * pixels().nbytes)
+    taken = []
+
+    def items():
+        for number in range(20):
             taken.append(number)
             yield pixels(number), "A dog sits."
 
-    next(detector.predict_many(items(), batch_tokens=300))
-    assert len(taken) < 10
+    next(detector.predict_many(items()))
+    assert len(taken) == 2 * 3 + 1
+
+
+def test_an_error_of_the_items_comes_after_the_results_before_it(detector):
+    def items():
+        for number in range(3):
+            yield pixels(number), "A dog sits."
+        raise KeyError("the source is gone")
+
+    results = detector.predict_many(items())
+    for number in range(3):
+        close(next(results), detector.predict(pixels(number), "A dog sits."))
+    with pytest.raises(KeyError, match="the source is gone"):
+        next(results)
+
+
+def test_a_text_without_sentences_about_a_picture_that_is_not_there_is_an_error(detector):
+    with pytest.raises(DataError, match=r"nothing.png: does not exist"):
+        detector.predict("nothing.png", " ")
 
 
 def test_captions_are_scored_in_the_order_of_the_rows(detector):

@@ -435,7 +435,7 @@ def wait_for_blocks(output, n, is_alive):
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(detector, spawn, tmp_path):
     block = 128
-    captions = write_captions(tmp_path / "captions.jsonl", 4 * block, per_image=100)
+    captions = write_captions(tmp_path / "captions.jsonl", 4 * block, per_image=3)
     damage(captions, 5, 200, 350)
     whole, killed = tmp_path / "whole" / "scored.jsonl", tmp_path / "killed" / "scored.jsonl"
     reference = spawn(arguments_of(detector, captions, whole), block=block)
@@ -462,7 +462,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(detector, 
 
 @pytest.mark.parametrize("ignores_ctrl_c", [False, True])  # as `nohup ... &` starts it
 def test_ctrl_c_is_one_line_that_says_how_to_continue(detector, spawn, tmp_path, ignores_ctrl_c):
-    captions = write_captions(tmp_path / "captions.jsonl", 12 * stream.BLOCK, per_image=100)
+    captions = write_captions(tmp_path / "captions.jsonl", 12 * stream.BLOCK, per_image=3)
     output, errors = tmp_path / "scored.jsonl", tmp_path / "errors.txt"
     process = spawn(arguments_of(detector, captions, output), errors, ignores_ctrl_c=ignores_ctrl_c)
     assert wait_for_blocks(output, 1, process.is_alive)

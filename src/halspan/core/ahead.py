@@ -18,13 +18,13 @@ class Prepared(Generic[Block, Made]):
 
     Attributes:
         block: The block.
-        made: What its steps returned, in order.
-        steps: Steps of the block that are still to be done; none if this is its last part.
+        made: What steps of the block returned, in order.
+        is_last: Whether these were its last steps.
     """
 
     block: Block
     made: list[Made]
-    steps: deque[Callable[[], Made]]
+    is_last: bool
 
 
 def prepare_ahead(
@@ -47,15 +47,18 @@ def prepare_ahead(
     source = iter(items)
     is_over = Event()
 
-    def begin(item: Item) -> Prepared[Block, Made]:
-        block, steps = open_block(item)
-        return proceed(block, deque(steps))
+    steps: deque[Callable[[], Made]] = deque()  # of the open block; only the thread uses them
 
-    def proceed(block: Block, steps: deque[Callable[[], Made]]) -> Prepared[Block, Made]:
+    def begin(item: Item) -> Prepared[Block, Made]:
+        block, of_block = open_block(item)
+        steps.extend(of_block)
+        return proceed(block)
+
+    def proceed(block: Block) -> Prepared[Block, Made]:
         made: list[Made] = []
         while steps and not is_over.is_set() and not (made and is_full(made)):
             made.append(steps.popleft()())
-        return Prepared(block, made, steps)
+        return Prepared(block, made, is_last=not steps)
 
     def begin_next() -> Future[Prepared[Block, Made]] | None:
         try:
@@ -73,7 +76,7 @@ def prepare_ahead(
             following = begin_next()
             while following is not None:
                 part = following.result()
-                following = thread.submit(proceed, part.block, part.steps) if part.steps else begin_next()
+                following = begin_next() if part.is_last else thread.submit(proceed, part.block)
                 yield part
         finally:
             is_over.set()

@@ -99,7 +99,7 @@ class Scorer:
         with closing(prepare_ahead(source, open_block, is_full=is_full)) as parts:
             for part in parts:
                 results = self._score_part(part.made, batch_tokens, is_failure_apart, on_pass)
-                yield Answered(part.block, results, is_last=not part.steps)
+                yield Answered(part.block, results, part.is_last)
 
     def _encode(self, row: SharedRow) -> _Encoded:
         try:
