@@ -13,6 +13,7 @@ import torch
 import halspan
 from halspan.console import without_other_bars
 from halspan.core import captions as core
+from halspan.core.cost import Cost
 from halspan.core.errors import ConfigError, HalspanError, ModelError
 from halspan.data.images import load_image
 from halspan.data.rows import Row
@@ -295,6 +296,7 @@ class Detector:
         read: Callable[[Source], tuple[Block, Sequence[Asked]]],
         *,
         batch_tokens: int = BATCH_TOKENS,
+        on_pass: Callable[[Cost], None] | None = None,
     ) -> Generator[Answered[Block, core.Prediction], None, None]:
         """Score blocks of captions, part by part; `halspan score` uses this method.
 
@@ -302,11 +304,14 @@ class Detector:
             source: As for `halspan.inference.scorer.Scorer.score_blocks`.
             read: As there.
             batch_tokens: As for `predict_many`.
+            on_pass: Function that is called with the cost of each forward pass.
 
         Returns:
             Generator of predictions. What cannot be scored is an error in the place of its prediction.
         """
-        scored = self._scorer.score_blocks(source, read, batch_tokens=batch_tokens, is_failure_apart=True)
+        scored = self._scorer.score_blocks(
+            source, read, batch_tokens=batch_tokens, is_failure_apart=True, on_pass=on_pass
+        )
         with closing(scored) as parts:
             for part in parts:
                 results = {

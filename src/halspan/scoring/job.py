@@ -18,7 +18,7 @@ from halspan.data.streams.parts import part_of
 from halspan.data.streams.piped import PipedOutput, pipe_out
 from halspan.data.streams.records import ItemReader, Shard, Source
 from halspan.data.streams.resumable import Output, ResumableOutput, fingerprint_folder, open_output
-from halspan.inference.bulk import LEFT_OUT, SCORED, Block, ScoreBlocks, score_blocks
+from halspan.inference.bulk import LEFT_OUT, SCORED, Block, score_blocks
 from halspan.inference.detector import Detector
 from halspan.inference.hub import download
 from halspan.models.devices import find_device
@@ -105,16 +105,19 @@ class Job:
         return opened.mark.counts
 
     @cached_property
-    def load(self) -> ScoreBlocks:
-        """The scorer: the detector is loaded when it is first needed, and then kept.
+    def loaded(self) -> Detector:
+        """The detector, which is loaded when it is first needed, and then kept.
 
         Raises:
             ModelError: It cannot be loaded.
         """
-        detector = Detector.from_pretrained(
-            self.detector, device=self.device, dtype=self.dtype, revision=self._identity[1]
-        )
-        return partial(detector.score_blocks, batch_tokens=self.batch_tokens)
+        return Detector.from_pretrained(self.detector, device=self.device, dtype=self.dtype, revision=self._identity[1])
+
+    @property
+    def reader(self) -> ItemReader:
+        """The reader of captions from records."""
+        root, folder = self._image_root, self.output.parent
+        return ItemReader(root, folder, ignore_extra_keys=self.ignore_extra_keys)
 
     @cached_property
     def _identity(self) -> tuple[str, str | None]:
@@ -169,8 +172,8 @@ class Job:
         counts = Counter(opened.mark.counts)
         blocks = score_blocks(
             source.read(opened.mark.position, shard),
-            self.load,
-            ItemReader(self._image_root, self.output.parent, ignore_extra_keys=self.ignore_extra_keys),
+            partial(self.loaded.score_blocks, batch_tokens=self.batch_tokens),
+            self.reader,
             max_p_incorrect=self.max_p_incorrect,
             has_scored=counts[SCORED] > 0,
             on_scored=on_scored,

@@ -108,10 +108,15 @@ def write_merged(journal: BinaryIO) -> None:
     append_lines(journal, [_MERGED])
 
 
+def line_of(item: Mapping[str, Any]) -> bytes:
+    """Return the line of an object in JSON Lines."""
+    return json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
 def append_lines(file: BinaryIO, items: Sequence[Mapping[str, Any]]) -> None:
     """Append JSON Lines and flush them to the disk."""
     if items:
-        file.write(b"".join(json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n" for item in items))
+        file.write(b"".join(map(line_of, items)))
         file.flush()
         os.fsync(file.fileno())
 
