@@ -323,7 +323,7 @@ def cluster():
 def test_actors_of_a_ray_cluster_that_are_killed_write_the_bytes_of_one_process(
     cluster, detector, captions, whole, output
 ):
-    kill, killed = kill_a_worker(output, random.Random(0), most=2, name="Worker")
+    kill, killed = kill_a_worker(output, random.Random(0), most=2, name="ray::Worker")
     run_job(job_of(detector, captions, output), ray_actors.launch, on_progress=kill)
     assert killed
     assert_same(output, whole)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from halspan.core.errors import ConfigError, ResourceError
+from halspan.core.errors import ConfigError, ResourceError, first_lines
 from halspan.core.process import keep_threads_from_spinning
 from halspan.data.streams.records import Shard
 from halspan.scoring.job import Job
@@ -23,7 +23,7 @@ def launch(job: Job, shards: Sequence[Shard], workers: int, *, address: str | No
 
     Raises:
         ConfigError: Ray is not installed.
-        ResourceError: A worker died again and again.
+        ResourceError: A worker died again and again, or the cluster is lost.
     """
     ray = import_ray()
     if not ray.is_initialized():
@@ -85,6 +85,6 @@ def _take(ray: Any, result: Any) -> None:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise ResourceError(
-            f"a worker died {MOST_DEATHS} times with one shard ({type(error).__name__}); look at its log (`ray logs`), "
+            f"Ray lost a worker for good ({type(error).__name__}: {first_lines(error)}); look at its log (`ray logs`), "
             "then the same command with --resume continues"
         ) from None
