@@ -124,7 +124,7 @@ def photo_ways(folder: Path, n_photos: int) -> dict[str, Callable[[], Run]]:
     for number in range(n_photos):
         blocks = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         blocks.resize(SIZE, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
-        items.append((folder / f"{number}.jpg", make_captions(PHOTOS, "", number)[0].text))
+        items.append((folder / f"{number}.jpg", make_captions(PHOTOS, "0.jpg", number)[0].text))
     return {"photos": partial(score, *parts, items)}
 
 
