@@ -78,8 +78,8 @@ def main() -> None:
         *order_table(orders),
         "",
         f"{arguments.photos} photos of {SIZE[0]} x {SIZE[1]} pixels, for the model {PHOTOS.image_tokens} tokens each, "
-        f"with one caption of {PHOTOS.sentences} sentences. CPU milliseconds per photo. What the model's thread does not "
-        "take is reading, decoding and encoding in the other thread.",
+        f"with one caption of {PHOTOS.sentences} sentences. CPU milliseconds per photo. What the model's thread does "
+        "not take is reading, decoding and encoding in the other thread.",
         "",
         *photo_table(photos),
     ]
