@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import halspan
 from halspan.core.errors import DataError
 from halspan.data.streams.journal import Settings
 from halspan.data.streams.lines import DASH
@@ -163,6 +164,7 @@ class Job:
             "--dtype": self.dtype,
             "--threads": self.threads,
             "--extra-keys": "ignore" if self.ignore_extra_keys else "raise",
+            "version of halspan": halspan.__version__,
         }
 
     def _score_rest(
