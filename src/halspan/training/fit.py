@@ -72,7 +72,7 @@ def fit(
     curves: Logger,
     seed: int,
     keeper: Keeper | None = None,
-) -> None:
+) -> "Progress":
     """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
     Args:
@@ -88,6 +88,9 @@ def fit(
         curves: Logger of the curves.
         seed: Seed of the order of rows and of dropout.
         keeper: Features of images that are kept; None to keep none.
+
+    Returns:
+        How far training came.
 
     Raises:
         DataError: There are no training or no validation rows.
@@ -129,7 +132,14 @@ def fit(
             total_steps,
             trainer.patience,
         )
+    if done.halvings:
+        logger.warning(
+            "passes of this run were halved because memory was too short (number of times: %d); a smaller "
+            "trainer.tokens_per_pass loses no time on that",
+            done.halvings,
+        )
     load_trained(detector, run.best)
+    return done
 
 
 def _take_steps(
@@ -163,7 +173,7 @@ def _take_steps(
             f"training ended after optimizer step {lightning.global_step} of {rows.total_steps}, although nothing "
             "asked it to; resume=true continues from last.ckpt"
         )
-    return Progress(step=lightning.global_step)
+    return Progress(step=lightning.global_step, halvings=module.halvings)
 
 
 @contextmanager
@@ -197,11 +207,13 @@ class Progress:
         step: Optimizer steps before `last.ckpt`; 0 where there is none.
         of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
         validations_since_best: Validations in a row without a lower loss.
+        halvings: Number of times that memory was too short for a pass.
     """
 
     step: int = 0
     of_steps: int | None = None
     validations_since_best: int = 0
+    halvings: int = 0
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
@@ -215,6 +227,7 @@ class Progress:
             step=checkpoint["global_step"],
             of_steps=checkpoint.get("total_steps"),
             validations_since_best=checkpoint.get("validations_since_best") or 0,
+            halvings=checkpoint.get("halvings") or 0,
         )
 
     def has_ended_early(self, patience: int | None) -> bool:
