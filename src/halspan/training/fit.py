@@ -164,7 +164,7 @@ def _take_steps(
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
         checkpoints = _build_checkpoints(trainer, run, signals, n_rows=n_rows)
         keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
-        measuring = [Profile(run, detector)] if trainer.profile else []
+        measuring = [Profile(run, detector, rows)] if trainer.profile else []
         lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=n_rows)
         with compiled(detector.decoder_layers if trainer.compile else ()):
             lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)

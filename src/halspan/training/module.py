@@ -171,6 +171,17 @@ class DetectorModule(pl.LightningModule):
         ):
             group["lr"] = rate * factor(schedule.last_epoch)
 
+    def repeat(self, batch: Sequence[Batch]) -> None:
+        """Run the passes of a step forward and back again, on this device alone; no weight changes."""
+        keep, self.detector.on_features = self.detector.on_features, None
+        try:
+            with self._unsynchronized(), self.trainer.precision_plugin.train_step_context():
+                for each in batch:
+                    self._backward(each, None)
+        finally:
+            self.zero_grad()
+            self.detector.on_features = keep
+
     def _accumulate_in_memory(
         self, batch: Sequence[Batch], counts: Mapping[str, Int[Tensor, ""]]
     ) -> tuple[Float[Tensor, ""], int]:
@@ -217,7 +228,7 @@ class DetectorModule(pl.LightningModule):
         )
         return tuple(part.to(self.device) for part in smaller)
 
-    def _backward(self, batch: Batch, counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
+    def _backward(self, batch: Batch, counts: Mapping[str, Int[Tensor, ""]] | None) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient, and return its share of the loss."""
         with timed(FORWARD):
             logits = self.detector(batch)
