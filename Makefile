@@ -48,6 +48,7 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/kept_images.py
+	$(BIN)/python benchmarks/feeding.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/shared_pass.py

@@ -60,7 +60,7 @@ def unjudged_runs() -> Iterator[None]:
 
     def leave_figures(*_: Any, folder: Path, **__: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         write_json(folder / "metrics.json", FIGURES)
-        return FIGURES, {}
+        return FIGURES | {"run": {}}, {}
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("score_jobs", "leave_figures", "show_figures"):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halspan.core.errors import ModelError
 from halspan.models.backbones.depth import cut_checkpoint
 from halspan.models.backbones.loading import load_backbone
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.encoding import Batch
+from halspan.models.model_spec import CONTEXTS
 from halspan.models.plan.memory import PassSize, make_plan
 from halspan.testing.tiny_detectors import CAPTIONS, build, encode
 from halspan.testing.tiny_families import PROMPTS
@@ -17,33 +18,47 @@ from halspan.testing.tiny_models import MakeSpec
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def decoder_of(detector: SpanDetector) -> nn.Module:
-    model = detector.backbone
-    return model.get_decoder() if detector.family.decoder is None else model.get_submodule(detector.family.decoder)
-
-
-@torch.no_grad()
 def states_after(detector: SpanDetector, batch: Batch, layer: int) -> Tensor:
     """Give the states that the layer above a layer gets to see, after the final norm."""
     seen: list[Tensor] = []
-    decoder = decoder_of(detector)
+    decoder = detector.decoder
     hook = decoder.layers[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     detector.states(batch)
     hook.remove()
     return decoder.norm(seen[0])[batch.token_row, batch.token_position]
 
 
+def backward(detector: SpanDetector, states: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of adapters for a sum of states in which each number has its own sign and weight."""
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    (states * weights).sum().backward()
+    return {path: p.grad for path, p in detector.named_parameters() if p.grad is not None and "lora_" in path}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("name", PROMPTS)
-def test_states_of_a_layer_are_those_of_the_whole_model_in_all_families(name):
-    whole, encoder = build(name, lora=None)
+def test_states_and_gradients_of_a_layer_are_those_of_the_whole_model_in_all_families(name, context):
+    whole, encoder = build(name, context=context)
     if name == "mllama":  # its first layer sees no image
         with pytest.raises(ModelError, match=r"model\.read_layer: 1, but layer 2 is the first to see the image"):
-            build(name, lora=None, read_layer=1)
+            build(name, context=context, read_layer=1)
         return
-    cut, _ = build(name, lora=None, read_layer=1)
+    cut, _ = build(name, context=context, read_layer=1)
+    own = dict(whole.named_parameters())
+    with torch.no_grad():
+        for path, parameter in cut.named_parameters():
+            if "lora_" in path:
+                parameter.copy_(own[path])
     batch = encode(encoder, CAPTIONS, CAPTIONS[:1])
-    assert len(decoder_of(cut).layers) == 1
-    torch.testing.assert_close(cut.states(batch), states_after(whole, batch, 1), rtol=0, atol=1e-5)
+    assert len(cut.decoder.layers) == 1
+    actual, expected = cut.states(batch), states_after(whole, batch, 1)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    of_cut, of_whole = backward(cut, actual), backward(whole, expected)
+    assert of_cut
+    assert of_cut.keys() == of_whole.keys()
+    for path, gradient in of_whole.items():
+        assert gradient.abs().max() > 0, path
+        assert (of_cut[path] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), path
 
 
 def test_more_layers_than_there_are_cannot_be_read(make_llava_spec: MakeSpec):

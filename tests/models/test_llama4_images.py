@@ -103,3 +103,13 @@ def test_tiles_of_several_images_follow_each_other():
     alone = [processor([image], return_tensors="pt")["pixel_values"] for image in images]
     assert together["pixel_values"].equal(torch.cat(alone))
     assert together["aspect_ratios"].tolist() == [[2, 2], [1, 1]]
+
+
+def test_pixels_of_the_table_are_those_of_each_value_alone():
+    processor, channels = Llama4ImageProcessorPil(), ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    every_value = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    tiles = np.concatenate([every_value, 255 - every_value, every_value[..., ::-1]], axis=1).repeat(2, axis=0)
+    one_by_one = processor.normalize(processor.rescale(tiles, 1 / 255), *channels)
+    scaled = processor.scale(tiles, 1 / 255, *channels)
+    assert scaled.dtype == one_by_one.dtype == np.float32
+    assert np.array_equal(scaled, one_by_one)

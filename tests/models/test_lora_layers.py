@@ -15,7 +15,7 @@ from halspan.models.backbones.loading import load_backbone
 from halspan.models.detector import SpanDetector
 from halspan.models.inputs.encoding import Batch
 from halspan.models.lora import find_targets
-from halspan.models.model_spec import LoraSpec
+from halspan.models.model_spec import CONTEXTS, LoraSpec
 from halspan.models.plan.memory import PassSize, make_plan
 from halspan.testing.tiny_detectors import CAPTIONS, build, encode
 from halspan.testing.tiny_families import PROMPTS
@@ -47,11 +47,15 @@ def _first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+WAYS = [("causal", True), *((context, False) for context in CONTEXTS)]
+
+
+@pytest.mark.parametrize(("context", "checkpointing"), WAYS)
 @pytest.mark.parametrize("name", PROMPTS)
-def test_below_the_first_adapted_layer_there_is_no_graph_in_all_families(name, checkpointing):
-    whole, encoder = build(name, lora=lora(), gradient_checkpointing=checkpointing)
-    upper, _ = build(name, lora=lora(layers=1), gradient_checkpointing=checkpointing)
+def test_below_the_first_adapted_layer_there_is_no_graph_in_all_families(name, context, checkpointing):
+    ways = {"context": context, "gradient_checkpointing": checkpointing}
+    whole, encoder = build(name, lora=lora(), **ways)
+    upper, _ = build(name, lora=lora(layers=1), **ways)
     adapted = {path for path, p in upper.named_parameters() if p.requires_grad and "lora_" in path}
     assert adapted
     assert all(re.search(r"\.layers\.1\.", path) for path in adapted)
@@ -72,6 +76,9 @@ def test_below_the_first_adapted_layer_there_is_no_graph_in_all_families(name, c
     actual, expected = gradients(upper, batch), gradients(whole, batch)
     assert seen[:2] == [False, True]
     assert of_whole[:2] == [True, True]
+    with torch.no_grad():
+        difference = (upper.states(batch) - whole.states(batch)).abs().max()
+        assert difference <= 1e-4 * whole.states(batch).abs().max()
     assert len(actual) < len(expected)
     for path, gradient in actual.items():
         difference = (gradient - expected[path]).abs().max()

@@ -277,6 +277,7 @@ RUN = {
     "corpus": {"name": "captions", "captions": 1230, "reader": "jsonl", "file": "captions.jsonl"},
     "train": {"captions": 1000, "images": 500, "sentences": 3000, "generators": ["gpt4o", "sd"]},
     "left_out": {"missing image": 12},
+    "halved_passes": 2,
 }
 
 
@@ -297,6 +298,7 @@ def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_pat
         ("Corpus", "captions: 1,230 captions, file captions.jsonl, read as jsonl"),
         ("Trained on", "1,000 captions, 500 images, 3,000 sentences; gpt4o, sd"),
         ("Left out", "12 missing image; 63 captions: their images are in train or val"),
+        ("Memory", "too short for a pass 2 times in training: passes were halved"),
     ]
 
 
@@ -306,7 +308,10 @@ def test_the_top_says_when_and_how_of_which_corpus_and_what_was_left_out(tmp_pat
     [
         (None, []),
         ({"date": RUN["date"], "command": None}, ["Date"]),
-        (RUN | {"train": None, "left_out": {}}, ["Date", "Command", "Corpus", "Trained on", "Left out"]),
+        (
+            RUN | {"train": None, "left_out": {}, "halved_passes": 0},
+            ["Date", "Command", "Corpus", "Trained on", "Left out"],
+        ),
     ],
     ids=["nothing", "predictions of something else", "another corpus"],
 )

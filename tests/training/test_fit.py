@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,30 @@ def test_a_pass_that_runs_out_of_memory_is_halved_from_then_on(corpus, tmp_path,
     state = torch.load(tmp_path / "halved" / "last.ckpt", weights_only=True)["RowData"]
     assert state["tokens_per_pass"] <= 250
     assert [size for size in sizes if size > 250] == sizes[:1]  # no later step has to find out again
+    assert halvings(tmp_path / "halved") == 1
+    assert halvings(tmp_path / "one") == 0
+
+
+def halvings(folder: Path) -> int:
+    """Return how often a run has halved passes: its figures and its checkpoint must say the same."""
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["halvings"]
+    assert json.loads((folder / "metrics.json").read_text())["run"]["halved_passes"] == saved
+    return int(saved)
+
+
+def test_a_resumed_run_goes_on_counting_halved_passes(corpus, tmp_path, monkeypatch, caplog):
+    overrides = [*small_overrides(corpus), "trainer.rows_per_batch=8", f"run_dir={tmp_path}"]
+    run(*overrides, "trainer.max_steps=2")
+    whole = halvings(tmp_path)
+    for steps, tokens in ((4, 500), (6, 300)):
+        with monkeypatch.context() as patch:
+            sizes = allocate_above(patch, tokens)
+            run(*overrides, f"trainer.max_steps={steps}", "resume=true")
+        assert len([size for size in sizes if size > tokens]) == 1, (steps, sizes)
+    assert (whole, halvings(tmp_path)) == (0, 2)
+    assert "because memory was too short (number of times: 2)" in caplog.text
+    run(*overrides, "trainer.max_steps=6", "judge.captions=2", "resume=true")
+    assert halvings(tmp_path) == 2  # nothing was left to train, and judging again forgets nothing
 
 
 def test_a_line_that_does_not_fit_alone_ends_training_with_what_to_do(corpus, tmp_path, monkeypatch):

@@ -2,25 +2,27 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from small_runs import configuration, run, small_overrides
+from small_runs import configuration, run, small_overrides, unjudged_runs
 
 from halspan.app.configuration import configure
 from halspan.core.errors import ConfigError
 from halspan.data import controls
 from halspan.data.rows import Row
-from halspan.models.inputs.batch import EncodedRow
+from halspan.models.inputs.batch import Batch, EncodedRow
 from halspan.models.kept.keeping import Keeper
 from halspan.models.kept.store import Store
 from halspan.testing.small_corpora import write_corpus
 from halspan.testing.tiny_detectors import build
 from halspan.testing.tiny_models import make_caption, make_image
 from halspan.training.encoding import EncodeRows
+from halspan.training.module import DetectorModule
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,23 @@ def test_each_image_is_read_once_and_what_is_learned_is_the_same(corpus, first, 
     assert counts == [first.rows, first.rows]
     assert not (tmp_path / "kept").exists()
     assert_same_training(tmp_path / "plain", first.folder)
+
+
+def test_a_second_validation_runs_no_vision_tower(corpus, tmp_path, monkeypatch):
+    """Validation takes the way of training: the first one keeps its images, and later ones are served."""
+    served: list[tuple[int, bool]] = []
+    validate = DetectorModule.validation_step
+
+    def note(module: DetectorModule, batch: Sequence[Batch], batch_idx: int) -> None:
+        served.extend((module.trainer.global_step, bool(part.features)) for part in batch)
+        validate(module, batch, batch_idx)
+
+    monkeypatch.setattr(DetectorModule, "validation_step", note)
+    with unjudged_runs():
+        run(*overrides(corpus, tmp_path / "run", tmp_path / "kept"), "trainer.val_every_steps=1")
+    steps = sorted({step for step, _ in served})
+    assert len(steps) > 1
+    assert {(step, is_served) for step, is_served in served} == {(step, step > steps[0]) for step in steps}
 
 
 def test_the_next_run_reads_no_image_of_those_that_are_kept(corpus, first, tmp_path, monkeypatch, caplog):

@@ -2,13 +2,23 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from small_runs import run, small_overrides, unjudged_runs
 
+from halspan.core.loss_weights import LossWeights
+from halspan.core.losses import combine, loss_terms
+from halspan.data.images import load_image
+from halspan.data.rows import Row
+from halspan.models.plan.floor import count_floor, measure_row
+from halspan.models.plan.skeleton import build_skeleton
 from halspan.reporting.profile_page import write_profile_page
-from halspan.training.profiling import PARTS, Range, add_up, to_record
+from halspan.testing.tiny_detectors import build, spec_of
+from halspan.testing.tiny_models import TAXONOMY, make_caption, make_image
+from halspan.training.encoding import EncodeRows
+from halspan.training.profiling import COUNTED, PARTS, Range, add_up, count_operations, to_record
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +64,52 @@ def test_a_run_says_where_the_time_of_its_steps_goes(measured):
     page = (measured / "profile.html").read_text()
     assert all(name in page for name in PARTS)
     assert "Mean of 3 optimizer steps, from step 4 on" in page
+
+
+def test_a_run_says_how_many_operations_its_steps_took_beside_the_floor(measured):
+    record = json.loads((measured / "profile.json").read_text())
+    of_parts = {of["part"]: of for of in record["operations"]}
+    assert list(of_parts) == list(COUNTED)
+    for name, of in of_parts.items():
+        assert of["seconds"] == pytest.approx(sum(record["parts"][part] for part in COUNTED[name]))
+        assert of["counted"] >= of["floor"] > 0, name
+    page = (measured / "profile.html").read_text()
+    whole = {key: sum(of[key] for of in of_parts.values()) for key in ("floor", "counted")}
+    assert f"<td>{whole['floor'] / 1e9:.3g}</td><td>{whole['counted'] / 1e9:.3g}</td>" in page
+    assert f"<td>{whole['counted'] / whole['floor']:.2f}</td>" in page
+
+
+def test_operations_of_one_caption_are_the_floor_and_the_pairs_that_are_masked():
+    detector, encoder = build("llava")
+    skeleton = build_skeleton(spec_of("llava"), n_types=len(TAXONOMY))
+    row = encoder.encode(make_image(0), [make_caption("A red cat sat. It ran.", label="incorrect")])
+    floor = count_floor(skeleton, [measure_row(skeleton, row)], is_training=True)
+    batch = encoder.collate([row])
+
+    def work() -> None:
+        logits = detector.train()(batch)
+        combine(loss_terms(logits, batch.targets, LossWeights()), LossWeights()).backward()
+
+    counted = count_operations(detector, work)
+    masked = 2 * 4 * 64 * (batch.size * (batch.size - 1) // 2)  # 2 layers, of 4 x 16 numbers; no token sees a later one
+    assert counted["vision tower and projector"] == floor.images
+    assert counted["decoder"] == floor.matrices + floor.attention + masked
+    assert floor.heads <= counted["heads"] < 1.5 * floor.heads  # which counts the sentence head once a sentence
+    beyond = masked + counted["heads"] - floor.heads
+    assert counted["backward pass"] == floor.backward + 2 * beyond
+
+
+def test_the_floor_of_a_step_counts_an_image_once_and_not_if_it_was_kept(tmp_path):
+    _, encoder = build("llava")
+    make_image(0).save(tmp_path / "a.png")
+    captions = [make_caption("A red cat sat.", label="correct"), make_caption("It ran.", label="correct")]
+    encode = EncodeRows(encoder, load_image)
+    one, other = (Row(tmp_path / "a.png", (caption,)) for caption in captions)
+    together = encode.count_floor([Row(tmp_path / "a.png", tuple(captions))], kept=())
+    assert encode.count_floor([one, other], kept=()) == together
+    kept = encode.count_floor([one, other], kept=captions)
+    assert together.images > 0
+    assert kept == replace(together, images=0)
 
 
 def test_a_measured_run_trains_the_weights_of_one_that_is_not(corpus, measured, tmp_path):

@@ -212,7 +212,7 @@ def _fit_and_judge(
     curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
     metrics: dict[str, Any] = {}
     try:
-        fit(
+        progress = fit(
             detector,
             train=group_rows(corpus, parts.train, max_captions=spec.trainer.captions_per_row),
             val=group_rows(corpus, parts.val, max_captions=spec.trainer.captions_per_row),
@@ -251,6 +251,7 @@ def _fit_and_judge(
                 not_exchanged=not_exchanged,
                 taken=parts.taken,
             )
+            metrics["run"] |= {"halved_passes": progress.halvings}
             leave_figures(metrics, predictions, place.path)
             show_figures(metrics, place.path)
     finally:

@@ -25,6 +25,8 @@ def origin_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Corpus", _read_corpus(corpus)
         yield "Trained on", _read_train(run.get("train"))
         yield "Left out", _read_left_out(metrics)
+    if halved := run.get("halved_passes"):
+        yield "Memory", f"too short for a pass {halved:,} time{'s' * (halved > 1)} in training: passes were halved"
 
 
 def _read_software(versions: Mapping[str, str], commit: str | None) -> str:

@@ -26,6 +26,7 @@ _COUNTS: dict[str, TypeAdapter[Any]] = {  # what a checkpoint may hold besides w
     "global_step": TypeAdapter(NonNegativeInt | None),
     "total_steps": TypeAdapter(NonNegativeInt | None),
     "trained": TypeAdapter(dict[str, NonNegativeInt] | None),
+    "halvings": TypeAdapter(NonNegativeInt | None),
     "validations_since_best": TypeAdapter(NonNegativeInt | None),
 }
 

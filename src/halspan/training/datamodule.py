@@ -1,6 +1,6 @@
 """The LightningDataModule: the rows of each optimizer step, by device and from any first step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -11,9 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from halspan.core.captions import Sentence
+from halspan.core.captions import Caption, Sentence
 from halspan.data.rows import Row, batches, share_out
 from halspan.models.inputs.batch import Batch
+from halspan.models.plan.floor import Operations
 from halspan.training.interruption import leave_signals_to_parent
 from halspan.training.run_spec import TrainerSpec
 
@@ -23,6 +24,10 @@ class Encode(Protocol):
 
     def __call__(self, rows: Sequence[Row], *, tokens_per_pass: int) -> tuple[Batch, ...]:
         """Encode rows."""
+        ...
+
+    def count_floor(self, rows: Sequence[Row], *, kept: Collection[Caption]) -> Operations:
+        """Count the fewest operations of a training step on rows."""
         ...
 
 
@@ -101,6 +106,16 @@ class RowData(pl.LightningDataModule):
         size = self._spec.rows_per_batch
         together = [mine[start : start + size] for start in range(0, len(mine), size)] or [[]]
         return self._loader(self._passes(self._val), together)
+
+    def count_floor(self, step: int, *, kept: Collection[Caption]) -> Operations:
+        """Count the fewest operations that this device's rows of a step need.
+
+        Args:
+            step: Number of optimizer steps before this one.
+            kept: Captions of images whose features were kept.
+        """
+        rows = [self._train[row] for row in next(iter(self._steps(range(step, step + 1))))]
+        return self._encode.count_floor(rows, kept=kept)
 
     def smaller_passes(self, step: int, *, tokens_per_pass: int) -> tuple[Batch, ...]:
         """Make the passes of a step again with fewer tokens each, and those of all later steps.

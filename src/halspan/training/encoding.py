@@ -1,17 +1,21 @@
 """Rows as batches: images are read, captions tokenized, and both laid out in passes of bounded size."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
+from halspan.core.captions import Caption
 from halspan.data.images import content_hash, read_size
 from halspan.data.rows import Row
 from halspan.models.inputs.batch import Batch, EncodedRow
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.kept.keeping import KEEPING, Lookup
+from halspan.models.plan.floor import Operations, RowSize, count_floor, measure_row
+from halspan.models.plan.skeleton import Skeleton, build_skeleton
 from halspan.training.profiling import timed
 
 _SAMPLE = 512  # rows whose captions are tokenized to estimate the length of all
@@ -59,6 +63,26 @@ class EncodeRows:
             image = self._read_image(row.image)
         with timed("encoding"):
             return self._encoder.encode(image, row.captions)
+
+    def count_floor(self, rows: Sequence[Row], *, kept: Collection[Caption]) -> Operations:
+        """Count the fewest operations of a training step on rows; an image counts once, however many rows it has.
+
+        Args:
+            rows: Rows of the step.
+            kept: Captions of images whose features were kept, so that these images take no operations.
+        """
+        skeleton = self._skeleton
+        images: dict[Path, RowSize] = {}
+        for row in rows:
+            size = measure_row(skeleton, self._encode_pixels(row))
+            size = replace(size, tiles=()) if row.captions[0] in kept else size
+            before = images.get(row.image, replace(size, captions=()))
+            images[row.image] = replace(before, captions=before.captions + size.captions)
+        return count_floor(skeleton, images.values(), is_training=True)
+
+    @cached_property
+    def _skeleton(self) -> Skeleton:
+        return build_skeleton(self._encoder.spec, n_types=len(self._encoder.taxonomy))
 
     def measure(self, rows: Sequence[Row]) -> list[int]:
         """Estimate the length of each row in tokens, from its characters and the size of its image.

@@ -72,7 +72,7 @@ def fit(
     curves: Logger,
     seed: int,
     keeper: Keeper | None = None,
-) -> None:
+) -> "Progress":
     """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
 
     Args:
@@ -88,6 +88,9 @@ def fit(
         curves: Logger of the curves.
         seed: Seed of the order of rows and of dropout.
         keeper: Features of images that are kept; None to keep none.
+
+    Returns:
+        How far training came.
 
     Raises:
         DataError: There are no training or no validation rows.
@@ -129,7 +132,14 @@ def fit(
             total_steps,
             trainer.patience,
         )
+    if done.halvings:
+        logger.warning(
+            "passes of this run were halved because memory was too short (number of times: %d); a smaller "
+            "trainer.tokens_per_pass loses no time on that",
+            done.halvings,
+        )
     load_trained(detector, run.best)
+    return done
 
 
 def _take_steps(
@@ -154,7 +164,7 @@ def _take_steps(
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.13
         checkpoints = _build_checkpoints(trainer, run, signals, n_rows=n_rows)
         keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
-        measuring = [Profile(run, detector)] if trainer.profile else []
+        measuring = [Profile(run, detector, rows)] if trainer.profile else []
         lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=n_rows)
         with compiled(detector.decoder_layers if trainer.compile else ()):
             lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
@@ -163,7 +173,7 @@ def _take_steps(
             f"training ended after optimizer step {lightning.global_step} of {rows.total_steps}, although nothing "
             "asked it to; resume=true continues from last.ckpt"
         )
-    return Progress(step=lightning.global_step)
+    return Progress(step=lightning.global_step, halvings=module.halvings)
 
 
 @contextmanager
@@ -197,11 +207,13 @@ class Progress:
         step: Optimizer steps before `last.ckpt`; 0 where there is none.
         of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
         validations_since_best: Validations in a row without a lower loss.
+        halvings: Number of times that memory was too short for a pass.
     """
 
     step: int = 0
     of_steps: int | None = None
     validations_since_best: int = 0
+    halvings: int = 0
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
@@ -215,6 +227,7 @@ class Progress:
             step=checkpoint["global_step"],
             of_steps=checkpoint.get("total_steps"),
             validations_since_best=checkpoint.get("validations_since_best") or 0,
+            halvings=checkpoint.get("halvings") or 0,
         )
 
     def has_ended_early(self, patience: int | None) -> bool:

@@ -66,9 +66,18 @@ class DetectorModule(pl.LightningModule):
         self._loss_weights = loss
         self._total_steps = total_steps
         self._seed = seed
+        self._halvings = 0
         self._val_sums = torch.zeros(len(TERMS), 2, dtype=torch.float64)
         self._val_auroc = SentenceAuroc(generators)
         self._val_token_f1 = TokenF1()
+
+    @property
+    def halvings(self) -> int:
+        """Return how often memory was too short for a pass, on all devices, and passes were halved.
+
+        Steps before the checkpoint of a resumed run count.
+        """
+        return self._halvings
 
     @override
     def configure_optimizers(self) -> Any:
@@ -93,12 +102,12 @@ class DetectorModule(pl.LightningModule):
         schedule: Any = self.lr_schedulers()
         with timed("exchange between devices"):
             counts = self._count_globally(batch)
-        loss = self._accumulate_in_memory(batch, counts)
+        loss, halvings = self._accumulate_in_memory(batch, counts)
         with timed("exchange between devices"):
             self._exchange_gradients()
         if self._optimizer_spec.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer_spec.clip_norm, "norm")
-        self._log_step(loss, [group["lr"] for group in optimizer.param_groups])
+        self._log_step(loss, halvings, [group["lr"] for group in optimizer.param_groups])
         with timed("optimizer"):
             optimizer.step()
             schedule.step()
@@ -137,16 +146,18 @@ class DetectorModule(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the trained weights, their number in each component, and the run's length."""
+        """Save the trained weights, their number in each component, the run's length, and halvings."""
         trained = self.detector.trainable_state_dict()
         checkpoint["state_dict"] = {_PREFIX + name: value for name, value in trained.items()}
         checkpoint["trained"] = _count_trained(self.detector)
         checkpoint["total_steps"] = self._total_steps
+        checkpoint["halvings"] = self._halvings
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint belongs to this detector."""
+        """Check that the checkpoint belongs to this detector, and continue to count halvings."""
         _check_trained(self.detector, checkpoint)
+        self._halvings = checkpoint.get("halvings") or 0  # checkpoints of earlier versions have no number
         # Lightning would end at once, because it saw the last batch of a run that may now have more
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
@@ -160,16 +171,35 @@ class DetectorModule(pl.LightningModule):
         ):
             group["lr"] = rate * factor(schedule.last_epoch)
 
-    def _accumulate_in_memory(self, batch: Sequence[Batch], counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
-        """Accumulate a step's gradient; where memory is short, in smaller passes from this step on."""
+    def repeat(self, batch: Sequence[Batch]) -> None:
+        """Run the passes of a step forward and back again, on this device alone; no weight changes."""
+        keep, self.detector.on_features = self.detector.on_features, None
+        try:
+            with self._unsynchronized(), self.trainer.precision_plugin.train_step_context():
+                for each in batch:
+                    self._backward(each, None)
+        finally:
+            self.zero_grad()
+            self.detector.on_features = keep
+
+    def _accumulate_in_memory(
+        self, batch: Sequence[Batch], counts: Mapping[str, Int[Tensor, ""]]
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Accumulate a step's gradient; where memory is short, in smaller passes from this step on.
+
+        Returns:
+            This device's share of the loss, and the number of times that it has halved passes.
+        """
+        halvings = 0
         while True:
             try:
-                return self._accumulate(batch, counts)
+                return self._accumulate(batch, counts), halvings
             except (MemoryError, RuntimeError) as error:
                 smaller = self._halve(batch) if is_memory_short(error) else ()
                 if not smaller:
                     raise
                 batch = smaller
+                halvings += 1
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # after the block, because the error holds the tensors of the pass
 
@@ -198,7 +228,7 @@ class DetectorModule(pl.LightningModule):
         )
         return tuple(part.to(self.device) for part in smaller)
 
-    def _backward(self, batch: Batch, counts: Mapping[str, Int[Tensor, ""]]) -> Float[Tensor, ""]:
+    def _backward(self, batch: Batch, counts: Mapping[str, Int[Tensor, ""]] | None) -> Float[Tensor, ""]:
         """Add one pass's share of the gradient, and return its share of the loss."""
         with timed(FORWARD):
             logits = self.detector(batch)
@@ -231,8 +261,9 @@ class DetectorModule(pl.LightningModule):
         summed: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
         return summed
 
-    def _log_step(self, loss: Float[Tensor, ""], rates: Sequence[float]) -> None:
-        loss = self._sum_over_devices(loss)
+    def _log_step(self, loss: Float[Tensor, ""], halvings: int, rates: Sequence[float]) -> None:
+        loss, halved = self._sum_over_devices(torch.stack([loss, loss.new_tensor(halvings)]))
+        self._halvings += int(halved)
         if not torch.isfinite(loss):
             raise ModelError(
                 f"the loss is {loss.item()} at optimizer step {self.trainer.global_step}; lower optimizer.lora_lr or "

@@ -2,20 +2,27 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from halspan.core.files import write_json
 from halspan.models.detector import SpanDetector
+from halspan.models.inputs.batch import Batch
+from halspan.models.plan.floor import Operations
 from halspan.models.private.torch import is_profiled
+from halspan.training.datamodule import RowData
+from halspan.training.ends import is_memory_short
 from halspan.training.rundir import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -42,6 +49,13 @@ PARTS = (
     _REST,
 )
 """Parts of a step, in order."""
+COUNTED = {
+    "vision tower and projector": ("vision tower", FORWARD),
+    "decoder": ("decoder",),
+    "heads": ("heads and loss",),
+    "backward pass": ("backward pass",),
+}
+"""What operations are counted of, with the parts of a step that they are done in."""
 
 
 @contextmanager
@@ -105,11 +119,14 @@ class Profile(pl.Callback):
     Args:
         run: Folder of the run.
         detector: Detector that is trained.
+        rows: Rows that it is trained on.
     """
 
-    def __init__(self, run: RunDirectory, detector: SpanDetector) -> None:
+    def __init__(self, run: RunDirectory, detector: SpanDetector, rows: RowData) -> None:
         self._run = run
         self._detector = detector
+        self._rows = rows
+        self._batches: list[Sequence[Batch]] = []
         self._first = 0
         self._began = 0.0
         self._profiler: profile | None = None
@@ -130,14 +147,16 @@ class Profile(pl.Callback):
             return
         if trainer.global_step == self._first:
             self._begin()
-        elif trainer.global_step == self._first + STEPS:
-            self._end(STEPS)
+        elif self._profiler is not None:
+            self._batches.append(batch)
+            if len(self._batches) == STEPS:
+                self._end(pl_module)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End where the run has fewer steps."""
         if self._profiler is not None:
-            self._end(trainer.global_step - self._first)
+            self._end(pl_module)
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -151,18 +170,14 @@ class Profile(pl.Callback):
         self._validation.close()
 
     def _begin(self) -> None:
-        self._hooks = [
-            *(hook for tower in self._detector.vision_tower for hook in _watch(tower, "vision tower")),
-            *_watch(self._detector.decoder, "decoder"),
-            *_watch(self._detector.token_head, "heads and loss"),
-            *_watch(self._detector.sentence_head, "heads and loss"),
-        ]
+        self._hooks = _watch_parts(self._detector, timed)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if _uses_gpu() else [])]
         self._profiler = profile(activities=activities)
         self._profiler.start()
         self._began = time.perf_counter()
 
-    def _end(self, n_steps: int) -> None:
+    def _end(self, module: Any) -> None:
+        n_steps = len(self._batches)
         seconds = time.perf_counter() - self._began
         profiler, self._profiler = self._profiler, None
         for hook in self._hooks:
@@ -173,7 +188,35 @@ class Profile(pl.Callback):
         profiler.stop()
         profiler.export_chrome_trace(str(self._run.profile_trace))
         record = to_record(add_up(_ranges(profiler)), seconds=seconds, n_steps=n_steps, first=self._first + 1)
-        write_json(self._run.profile, record)
+        write_json(self._run.profile, record | {"operations": self._count(module, record["parts"])})
+        self._batches = []
+
+    def _count(self, module: Any, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return the operations of a measured step by parts, as a mean: those of the floor, and those that it took.
+
+        The passes run once more to be counted, after the time is measured, because counting slows small operations.
+        """
+        floor = Operations()
+        for step, batch in enumerate(self._batches, start=self._first):
+            kept = {caption for each in batch if each.features for caption in each.captions}
+            floor += self._rows.count_floor(step, kept=kept)
+        try:
+            counted = [count_operations(self._detector, partial(module.repeat, batch)) for batch in self._batches]
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_short(error):
+                raise
+            logger.warning("trainer.profile: memory is too short to count operations; lower trainer.tokens_per_pass")
+            return []
+        least = (floor.images, floor.matrices + floor.attention, floor.heads, floor.backward)
+        return [
+            {
+                "part": name,
+                "seconds": sum(seconds.get(part, 0.0) for part in parts),
+                "floor": of_floor / len(counted),
+                "counted": sum(step[name] for step in counted) / len(counted),
+            }
+            for (name, parts), of_floor in zip(COUNTED.items(), least, strict=True)
+        ]
 
 
 def to_record(parts: Mapping[str, float], *, seconds: float, n_steps: int, first: int) -> dict[str, Any]:
@@ -206,12 +249,55 @@ def _ranges(profiler: profile) -> list[Range]:
     ]
 
 
-def _watch(module: nn.Module, name: str) -> list[Any]:
-    """Count the time of a module's forward passes as a part; return the hooks."""
+def count_operations(detector: SpanDetector, work: Callable[[], None]) -> dict[str, int]:
+    """Count the operations of matrix products and attention in forward and backward passes, as torch does.
+
+    On a CPU, torch cannot look into the fast kernel of attention, so the plain one does the work.
+
+    Args:
+        detector: Detector.
+        work: Function that runs it forward and back.
+
+    Returns:
+        Operations of each of `COUNTED`; what is computed again in the backward pass is a part of that.
+    """
+    within = dict.fromkeys(PARTS, 0)
+
+    @contextmanager
+    def tallied(name: str) -> Iterator[None]:
+        before = counter.get_total_flops()
+        yield
+        within[name] += counter.get_total_flops() - before
+
+    hooks = [*_watch(detector, tallied, FORWARD), *_watch_parts(detector, tallied)]
+    kernel = nullcontext() if _uses_gpu() else sdpa_kernel(SDPBackend.MATH)
+    try:
+        with kernel, FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    decoder, heads, forward = within["decoder"], within["heads and loss"], within[FORWARD]
+    counts = (forward - decoder - heads, decoder, heads, counter.get_total_flops() - forward)
+    return dict(zip(COUNTED, counts, strict=True))
+
+
+def _watch_parts(detector: SpanDetector, measure: Callable[[str], AbstractContextManager[None]]) -> list[Any]:
+    """Measure the forward passes of a detector's parts; return the hooks."""
+    return [
+        *(hook for tower in detector.vision_tower for hook in _watch(tower, measure, "vision tower")),
+        *_watch(detector.decoder, measure, "decoder"),
+        *_watch(detector.token_head, measure, "heads and loss"),
+        *_watch(detector.sentence_head, measure, "heads and loss"),
+    ]
+
+
+def _watch(module: nn.Module, measure: Callable[[str], AbstractContextManager[None]], name: str) -> list[Any]:
+    """Measure a module's forward passes as a part; return the hooks."""
     begun: list[Any] = []
 
     def begin(_module: nn.Module, _inputs: Any) -> None:
-        begun.append(timed(name))
+        begun.append(measure(name))
         begun[-1].__enter__()
 
     def end(_module: nn.Module, _inputs: Any, _output: Any) -> None:

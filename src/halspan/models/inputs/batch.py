@@ -287,6 +287,8 @@ def _join_inputs(lines: Sequence[_Line], grain: int) -> dict[str, Tensor]:
 
 def _join_images(parts: Sequence[Tensor]) -> Tensor:
     """Join the images of several rows; missing tiles or pixels are padded with zeros, as model families do."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))  # without padding, which would copy each of them once more
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     rooms = [[want - has for want, has in zip(shape, part.shape[1:], strict=True)] for part in parts]
     sides = [[side for room in reversed(rest) for side in (0, room)] for rest in rooms]

@@ -59,6 +59,16 @@ class RowEncoder:
         return self._processor
 
     @property
+    def spec(self) -> ModelSpec:
+        """Return the spec of the detector."""
+        return self._spec
+
+    @property
+    def taxonomy(self) -> tuple[str, ...]:
+        """Return the types of the detector, in the order of its logits."""
+        return self._taxonomy
+
+    @property
     def prompt(self) -> str:
         """Return the text before the captions, written out, with the image's placeholder in it."""
         return self._prompt
