@@ -30,12 +30,17 @@ from halspan.data.images import load_image
 from halspan.data.readers.jsonl import JsonLines
 from halspan.data.rows import Row, batches, group_rows
 from halspan.data.split.parts import Split
+from halspan.data.streams.records import Shard
+from halspan.inference.detector import About, Detector
 from halspan.inference.scorer import Scorer
+from halspan.inference.tuning import Tuned
 from halspan.models.backbones.loading import load_backbone
 from halspan.models.detector import build_detector
 from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.plan.floor import count_floor, measure_row
 from halspan.models.plan.skeleton import build_skeleton
+from halspan.scoring.job import Job
+from halspan.testing.tiny_detectors import build, spec_of
 from halspan.training.encoding import EncodeRows
 
 HEADING = "## Growth"
@@ -54,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each size")
     parser.add_argument("--corpora", type=int, nargs="*", default=[1_000, 10_000, 90_000], help="captions of each")
+    parser.add_argument("--scored", type=int, nargs="*", default=[1_000, 10_000, 90_000], help="captions of each")
     parser.add_argument("--corpus", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--backbone", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -65,8 +71,10 @@ def main() -> None:
         folder = Path(name)
         grown = {what: measure_growth(works, folder, rounds=arguments.rounds) for what, works in GROWN.items()}
         corpora = [run_corpus(n_captions, folder) for n_captions in arguments.corpora]
-    leave("growth", {"growth": grown, "corpora": corpora})
+        scored = measure_scoring(arguments.scored, folder)
+    leave("growth", {"growth": grown, "corpora": corpora, "scored": scored})
     lines = [introduce(arguments.rounds), "", *growth_table(grown), "", explain_corpora(), "", *corpora_table(corpora)]
+    lines += ["", *scored_table(scored)]
     write_section(HEADING, lines)
 
 
@@ -141,6 +149,25 @@ def measure_corpus(n_captions: int, backbone: Path) -> dict[str, float]:
     }
 
 
+def measure_scoring(sizes: Sequence[int], folder: Path) -> dict[int, float]:
+    """Score corpora from file to file with a tiny detector; return CPU seconds per sentence of each."""
+    detector, encoder = build("llava", attention="sdpa")
+    about, spec = About(name="tiny", figures={}, origin={}), spec_of("llava", attention="sdpa")
+    Detector(detector, encoder, spec=spec, taxonomy=TAXONOMY, tuned=Tuned(), about=about).save_pretrained(folder / "it")
+    seconds = {}
+    for n_captions in sizes:
+        place = folder / f"scored-{n_captions}"
+        place.mkdir()
+        n_sentences = write_corpus(place, n_captions)
+        job = Job(detector=str(folder / "it"), input_=place / "captions.jsonl", output=place / "scored.jsonl")
+        job.loaded.predict(place / "0.png", "A first one.")
+        start = time.process_time()
+        job.run(Shard(), resume=False)
+        seconds[n_captions] = (time.process_time() - start) / n_sentences
+        say(f"{n_captions:,} captions scored: {seconds[n_captions] * 1e6:,.0f} us a sentence")
+    return seconds
+
+
 def write_corpus(folder: Path, n_captions: int) -> int:
     """Write captions of random words and images of one color; return the number of sentences."""
     work = replace(BASE, captions=CAPTIONS_PER_IMAGE, sentences=3)
@@ -212,6 +239,19 @@ def corpora_table(corpora: Sequence[dict[str, float]]) -> list[str]:
         beyond = of["peak"] - of["before"]
         lines.append(f"| {of['captions']:,.0f} | {times} | {beyond:,.0f} | {beyond * 1024 / of['captions']:.1f} |")
     return lines
+
+
+def scored_table(scored: dict[int, float]) -> list[str]:
+    """Say what scoring takes by the size of the corpus, and return the table."""
+    first = next(iter(scored.values()))
+    lines = [
+        "The same corpora scored from file to file, as `halspan score` does it, by a tiny LLaVA with random weights. "
+        "CPU microseconds per sentence, without the loading of the detector.",
+        "",
+        "| captions | per sentence | beside the first |",
+        "|---|---|---|",
+    ]
+    return lines + [f"| {n:,} | {spent * 1e6:,.0f} | {spent / first - 1:+.1%} |" for n, spent in scored.items()]
 
 
 if __name__ == "__main__":
