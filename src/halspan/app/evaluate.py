@@ -65,7 +65,7 @@ def _held(folders: Sequence[str], config: DictConfig) -> Iterator[None]:
         return
     if len(folders) > 1 and config.to is None:  # beside the runs, so not looked at with them
         check_results(place.path)
-    with place.held(), explained_ends(place, can_resume=False):
+    with place.held(), explained_ends(place, to_go_on=None):
         yield
 
 
@@ -126,7 +126,7 @@ def evaluate_baselines(config: DictConfig, baselines: Baselines) -> None:
     _check_folder(folder, corpus)
     baselines.check()
     place = RunDirectory(folder)
-    with place.held(), explained_ends(place, can_resume=False):
+    with place.held(), explained_ends(place, to_go_on=None):
         asked = replace(baselines, required=True)
         from halspan.app.judging_runs import judge_alone  # imports torch
 

@@ -1,6 +1,7 @@
 """The training command: it fine-tunes a detector and judges it on generators it has never seen."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +77,14 @@ def train(spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
     check_values(settings)
     check_backward(spec.model, spec.trainer)
     place = RunDirectory(Path(spec.run_dir))
-    with place.held(), explained_ends(place, can_resume=True):
+    to_go_on = "the same command" if spec.resume == "auto" else "the same command with resume=true"
+    with place.held(), explained_ends(place, to_go_on=to_go_on):
         return _train_in(place, spec, settings)
 
 
 def _train_in(place: RunDirectory, spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
     if is_first_process():
-        check_inside(place.path)
-        if not (spec.resume or spec.overwrite):
-            check_corpus(place, settings["data"])
-        place.check(resume=spec.resume, overwrite=spec.overwrite, is_one_of_many=_is_sweep())
-        if spec.resume:
-            check_settings(place, settings)
+        spec = replace(spec, resume=_check_place(place, spec, settings))
     corpus, parts = load_data(spec)
     if is_first_process() and spec.resume:
         check_contents(place, corpus, parts)
@@ -98,6 +95,17 @@ def _train_in(place: RunDirectory, spec: RunSpec, settings: dict[str, Any]) -> d
     from halspan.app.fitting import train_and_judge  # imports torch, which errors in the data should not wait for
 
     return train_and_judge(spec, settings, place=place, corpus=corpus, parts=parts)
+
+
+def _check_place(place: RunDirectory, spec: RunSpec, settings: dict[str, Any]) -> bool:
+    """Check that the run may start in its folder, and return whether it continues there."""
+    check_inside(place.path)
+    if not (spec.resume or spec.overwrite):
+        check_corpus(place, settings["data"])
+    goes_on = place.check(resume=spec.resume, overwrite=spec.overwrite, is_one_of_many=_is_sweep())
+    if goes_on:
+        check_settings(place, settings)
+    return goes_on
 
 
 def load_data(spec: RunSpec) -> tuple[Corpus, SplitParts]:

@@ -24,12 +24,12 @@ _SMALLER = (
 
 
 @contextmanager
-def explained_ends(run: RunDirectory, *, can_resume: bool) -> Iterator[None]:
+def explained_ends(run: RunDirectory, *, to_go_on: str | None) -> Iterator[None]:
     """Explain an early end of the block: what it means for the run, and how to continue.
 
     Args:
         run: Folder of the run in the block.
-        can_resume: Whether resume=true can continue the work of the block.
+        to_go_on: Command that continues the work of the block; None where it can only start again.
 
     Raises:
         ResourceError: The disk is full or memory is not sufficient; the message names file or memory, and what to do.
@@ -38,12 +38,11 @@ def explained_ends(run: RunDirectory, *, can_resume: bool) -> Iterator[None]:
     try:
         yield
     except Interrupted as end:
-        if can_resume and run.is_run and run.last.exists():
-            end.how_to_go_on = "the same command with resume=true continues from last.ckpt"
+        if to_go_on and run.is_run and run.has_checkpoint:
+            end.how_to_go_on = f"{to_go_on} continues from last.ckpt"
         raise
     except Exception as error:
-        is_begun = can_resume and run.is_run
-        again = "the same command with resume=true continues" if is_begun else "the same command starts again"
+        again = f"{to_go_on} continues" if to_go_on and run.is_run else "the same command starts again"
         if reason := _NO_SPACE.get(_errno(error)):
             where = getattr(error, "filename", None) or run.path
             raise ResourceError(f"{where}: cannot be written: {reason}; make room there, then {again}") from error

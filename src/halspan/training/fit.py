@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -22,7 +23,7 @@ from halspan.data.rows import Row
 from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
 from halspan.models.kept.keeping import Keeper
-from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_newest
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
@@ -73,7 +74,7 @@ def fit(
     seed: int,
     keeper: Keeper | None = None,
 ) -> None:
-    """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
+    """Train a detector, from the newest checkpoint if there is one; it ends with the weights of `best.ckpt`.
 
     Args:
         detector: Detector to train, in place.
@@ -92,8 +93,8 @@ def fit(
     Raises:
         DataError: There are no training or no validation rows.
         ConfigError: The run has already taken more steps than it should.
-        ModelError: `last.ckpt` belongs to another detector, the loss became NaN, or training ended before its last
-            step.
+        ModelError: No checkpoint can be read, or it belongs to another detector, the loss became NaN, or training ended
+            before its last step.
         OSError: A checkpoint cannot be written.
         Interrupted: A signal asked the process to end; `last.ckpt` holds the step during which it came.
     """
@@ -155,9 +156,11 @@ def _take_steps(
         checkpoints = _build_checkpoints(trainer, run, signals, n_rows=n_rows)
         keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
         measuring = [Profile(run, detector)] if trainer.profile else []
-        lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=n_rows)
+        writer = AtomicCheckpointIO(run, is_last_whole=done.path == run.last)
+        callbacks = [*keeping, checkpoints, *measuring]
+        lightning = _build_trainer(trainer, run, curves, callbacks, writer, n_rows=n_rows)
         with compiled(detector.decoder_layers if trainer.compile else ()):
-            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+            lightning.fit(module, datamodule=rows, ckpt_path=done.path, weights_only=True)
     if lightning.global_step != rows.total_steps and not checkpoints.has_ended_early:
         raise ModelError(
             f"training ended after optimizer step {lightning.global_step} of {rows.total_steps}, although nothing "
@@ -194,27 +197,30 @@ class Progress:
     """The progress of a run.
 
     Attributes:
-        step: Optimizer steps before `last.ckpt`; 0 where there is none.
+        step: Optimizer steps before the newest checkpoint; 0 where there is none.
+        path: That checkpoint, from which the run continues.
+        damage: Why it is not `last.ckpt`; None where it is.
         of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
         validations_since_best: Validations in a row without a lower loss.
     """
 
     step: int = 0
+    path: Path | None = None
+    damage: str | None = None
     of_steps: int | None = None
     validations_since_best: int = 0
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
-        """Read the progress from `last.ckpt`."""
-        if not run.last.exists():
+        """Read the progress from the newest checkpoint that is whole."""
+        if (newest := read_newest(run)) is None:
             return cls()
-        checkpoint = read_checkpoint(run.last)
-        if not isinstance(checkpoint.get("global_step"), int):
-            raise ModelError(f"{run.last}: does not say how many steps were taken; restore it, or start again")
         return cls(
-            step=checkpoint["global_step"],
-            of_steps=checkpoint.get("total_steps"),
-            validations_since_best=checkpoint.get("validations_since_best") or 0,
+            step=newest.content["global_step"],
+            path=newest.path,
+            damage=newest.damage,
+            of_steps=newest.content.get("total_steps"),
+            validations_since_best=newest.content.get("validations_since_best") or 0,
         )
 
     def has_ended_early(self, patience: int | None) -> bool:
@@ -223,6 +229,8 @@ class Progress:
 
     def log(self, total_steps: int) -> None:
         """Log where the run continues, and the effect of a changed length."""
+        if self.damage is not None and self.path is not None:
+            logger.warning("%s; the run continues from %s, the one before it", self.damage, self.path.name)
         if self.step:
             logger.info("continuing after optimizer step %d of %d", self.step, total_steps)
         if self.of_steps not in (None, total_steps):
@@ -266,7 +274,13 @@ def _build_checkpoints(spec: TrainerSpec, run: RunDirectory, signals: Signals, *
 
 
 def _build_trainer(
-    spec: TrainerSpec, run: RunDirectory, curves: Logger, callbacks: Sequence[pl.Callback], *, n_rows: int
+    spec: TrainerSpec,
+    run: RunDirectory,
+    curves: Logger,
+    callbacks: Sequence[pl.Callback],
+    writer: AtomicCheckpointIO,
+    *,
+    n_rows: int,
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator=spec.accelerator,
@@ -281,7 +295,7 @@ def _build_trainer(
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
         callbacks=[*callbacks, StepBar(leave=True, console_kwargs={"stderr": True})],
-        plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
+        plugins=[writer, *_quiet_slurm()],
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -186,7 +186,7 @@ class RunSpec:
         run_name: what was chosen and, in a sweep, its overrides: the run's identity.
         run_dir: where everything is left.
         seed: of the initial heads and LoRA, the order of rows, dropout and the derangement of images.
-        resume: continue from `last.ckpt`.
+        resume: continue from `last.ckpt`; `auto` where there is one, so that the same command begins a run and goes on.
         overwrite: start again where there is a run already.
         plan: say what memory the run needs, and do nothing else.
         blank_images: control: every image, in training and judging, is replaced by a gray one of its size.
@@ -204,7 +204,7 @@ class RunSpec:
     run_name: str
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    resume: Annotated[bool, Field(strict=True)]
+    resume: Annotated[bool, Field(strict=True)] | Literal["auto"]
     overwrite: Annotated[bool, Field(strict=True)]
     plan: Annotated[bool, Field(strict=True)] = False
     blank_images: Annotated[bool, Field(strict=True)]
