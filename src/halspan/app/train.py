@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from halspan import console
 from halspan.app import sweep
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
@@ -18,14 +19,16 @@ from halspan.app.entry import report_error, run_entry, set_up_logging
 from halspan.app.results import read_figures, show_figures
 from halspan.app.resuming import check_contents, check_corpus, check_settings, flatten
 from halspan.core.errors import HalspanError
+from halspan.core.process import is_first_process
 from halspan.data.corpus import Corpus
 from halspan.data.inspection.problems import log_problems
 from halspan.data.split.parts import SplitParts
 from halspan.evaluation.saved_run import check_inside
 from halspan.reporting.sweeps import main_figures
 from halspan.training.ends import explained_ends
+from halspan.training.processes.group import Group, together
 from halspan.training.run_spec import RunSpec, check_backward
-from halspan.training.rundir import RunDirectory, is_first_process
+from halspan.training.rundir import RunDirectory
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -78,23 +81,32 @@ def train(spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
     check_backward(spec.model, spec.trainer)
     place = RunDirectory(Path(spec.run_dir))
     to_go_on = "the same command" if spec.resume == "auto" else "the same command with resume=true"
-    with place.held(), explained_ends(place, to_go_on=to_go_on):
-        return _train_in(place, spec, settings)
+    with (
+        together(spec.trainer, to_go_on=to_go_on) as group,
+        place.held(),
+        explained_ends(place, to_go_on=to_go_on),
+    ):
+        return _train_in(place, spec, settings, group)
 
 
-def _train_in(place: RunDirectory, spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
-    if is_first_process():
-        spec = replace(spec, resume=_check_place(place, spec, settings))
+def _train_in(place: RunDirectory, spec: RunSpec, settings: dict[str, Any], group: Group) -> dict[str, Any]:
+    goes_on = group.from_first(lambda: _check_place(place, spec, settings))
     corpus, parts = load_data(spec)
-    if is_first_process() and spec.resume:
+
+    def find_figures() -> dict[str, Any]:
         check_contents(place, corpus, parts)
-        if metrics := _figures_so_far(place, settings):
-            show_figures(metrics, place.path)
-            return metrics
+        return _figures_so_far(place, settings)
+
+    if goes_on and (metrics := group.from_first(find_figures)):
+        if not is_first_process():
+            return {}
+        show_figures(metrics, place.path)
+        return metrics
 
     from halspan.app.fitting import train_and_judge  # imports torch, which errors in the data should not wait for
 
-    return train_and_judge(spec, settings, place=place, corpus=corpus, parts=parts)
+    spec = replace(spec, resume=goes_on)
+    return train_and_judge(spec, settings, place=place, corpus=corpus, parts=parts, group=group)
 
 
 def _check_place(place: RunDirectory, spec: RunSpec, settings: dict[str, Any]) -> bool:
@@ -113,11 +125,11 @@ def load_data(spec: RunSpec) -> tuple[Corpus, SplitParts]:
 
     This comes before the slow import of torch, because problems with data are the most frequent ones.
     """
-    corpus = spec.data.load()
-    if is_first_process():
+    with console.quiet_unless(is_first_process()):
+        corpus = spec.data.load()
         log_problems(corpus)
-    corpus = corpus.relocated(None)
-    return corpus, spec.split.apply(corpus)
+        corpus = corpus.relocated(None)
+        return corpus, spec.split.apply(corpus)
 
 
 def _figures_so_far(place: RunDirectory, settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from halspan.core.errors import ResourceError
+from halspan.core.errors import HalspanError, ResourceError
+from halspan.core.process import process_count
 from halspan.training.interruption import Interrupted
 from halspan.training.rundir import RunDirectory
 
@@ -17,6 +18,8 @@ _RUST_ERRNO = re.compile(r"\(os error (\d+)\)")  # safetensors
 _NO_MEMORY = re.compile(
     r"out of memory|not enough memory|allocate memory|bad_alloc|killed by signal: Killed|shared memory", re.IGNORECASE
 )
+# messages of the exchange between processes (gloo, NCCL) where one of them is gone or hangs
+_NO_ANSWER = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|Timed out", re.IGNORECASE)
 _SMALLER = (
     "lower trainer.tokens_per_pass or trainer.captions_per_row, or end other programs; plan=true shows what the run "
     "needs"
@@ -42,6 +45,8 @@ def explained_ends(run: RunDirectory, *, to_go_on: str | None) -> Iterator[None]
             end.how_to_go_on = f"{to_go_on} continues from last.ckpt"
         raise
     except Exception as error:
+        if isinstance(error, HalspanError):
+            raise
         again = f"{to_go_on} continues" if to_go_on and run.is_run else "the same command starts again"
         if reason := _NO_SPACE.get(_errno(error)):
             where = getattr(error, "filename", None) or run.path
@@ -50,6 +55,11 @@ def explained_ends(run: RunDirectory, *, to_go_on: str | None) -> Iterator[None]
             raise ResourceError(
                 f"the memory of {'the GPU' if 'CUDA' in str(error) else 'this machine'} does not suffice "
                 f"({_first_words(error)}); {_SMALLER}; then {again}"
+            ) from error
+        if process_count() > 1 and isinstance(error, RuntimeError) and _NO_ANSWER.search(str(error)):
+            raise ResourceError(
+                f"another process of this job has ended or does not answer ({_first_words(error)}); its own messages "
+                f"may say why; {again}"
             ) from error
         raise
 

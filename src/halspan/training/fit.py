@@ -11,7 +11,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers import Logger
@@ -19,6 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
+from halspan.core.process import process_count
 from halspan.data.rows import Row
 from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
@@ -55,7 +56,7 @@ def check_machine(spec: TrainerSpec) -> None:
     if spec.accelerator == "gpu" and (n_gpus := torch.cuda.device_count()) < spec.devices:
         raise ConfigError(
             f"trainer.devices: {spec.devices} GPUs asked for, {n_gpus} visible to torch; use trainer=cpu, or set "
-            "trainer.devices to what is there"
+            "trainer.devices to what is there (SLURM: ask for GPUs per machine, --gpus-per-node, not per task)"
         )
 
 
@@ -285,6 +286,7 @@ def _build_trainer(
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
+        num_nodes=spec.nodes,
         # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
         strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
         precision=spec.precision,
@@ -295,7 +297,7 @@ def _build_trainer(
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
         callbacks=[*callbacks, StepBar(leave=True, console_kwargs={"stderr": True})],
-        plugins=[writer, *_quiet_slurm()],
+        plugins=[writer, _environment()],
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -303,7 +305,10 @@ def _build_trainer(
     )
 
 
-def _quiet_slurm() -> list[ClusterEnvironment]:
-    """Keep Lightning from answering SLURM's signals with its own checkpoint, and from requeueing the job."""
-    is_chosen = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if is_chosen else []
+def _environment() -> ClusterEnvironment:
+    """Return how Lightning finds the processes, which are there already (`halspan.training.processes.group`).
+
+    It is never Lightning's environment of SLURM, which would answer signals with a checkpoint of its own and put the
+    job back, while halspan ends training at its next step, and the job script decides.
+    """
+    return TorchElasticEnvironment() if process_count() > 1 else LightningEnvironment()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from halspan.training.rundir import is_first_process
+from halspan.core.process import speaker
 
 # batch systems can send SIGUSR1 some time before a job's limit; Windows does not have it
 _NAMES = {
@@ -111,6 +111,5 @@ def leave_signals_to_parent(_: int) -> None:
 
 def _say(line: str) -> None:
     """Write a line without any lock or buffer, because a handler may run in the middle of another line."""
-    if is_first_process():
-        with suppress(OSError):
-            os.write(_STDERR, f"\n{line}\n".encode())
+    with suppress(OSError):
+        os.write(_STDERR, f"\n{speaker()}{line}\n".encode())

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from halspan.core.errors import ConfigError
 from halspan.core.files import read_bytes
+from halspan.core.process import is_first_process
 
 _MARKS = (  # a line in every run's configuration, also from earlier versions
     b"_target_: halspan.training.run_spec.RunSpec",
@@ -237,9 +238,3 @@ class RunDirectory:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def is_first_process() -> bool:
-    """Return whether this process, of those that train together, is the one that writes files and reports."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"

@@ -1,0 +1,94 @@
+"""A watch over processes that train together: where one has died, the others do not wait for it without end."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from torch.distributed import Store  # type: ignore[attr-defined]  # public in its documentation
+
+from halspan.core.process import process_count, process_rank, speaker
+
+BEAT_SECONDS = 5.0
+"""Seconds between two signs of life."""
+MISSED_BEATS = 6
+"""Signs of life that a process may miss: half a minute. They are counted, so a job that is stopped as a whole lives."""
+GRACE_SECONDS = 10.0
+"""Seconds in which this process may end in order, after it was seen that another one has ended."""
+
+_ENDED, _DONE = "ended", "done"
+_STDERR = 2
+
+
+class Watch:
+    """Thread that leaves signs of life in a store, and ends this process where those of another one stay away.
+
+    The main thread may be waiting for the other process inside torch, where no exception reaches it.
+
+    Args:
+        connect: Function that opens the store, for this thread alone.
+        to_go_on: Command that continues the work.
+    """
+
+    def __init__(self, connect: Callable[[], Store], *, to_go_on: str) -> None:
+        self._store = connect()
+        self._to_go_on = to_go_on
+        self._rank = process_rank()
+        self._last: dict[int, str] = {rank: "" for rank in range(process_count()) if rank != self._rank}
+        self._missed = dict.fromkeys(self._last, 0)
+        self._stopped = threading.Event()
+        self._end = _DONE
+        self._thread = threading.Thread(target=self._run, daemon=True, name="halspan-watch")
+
+    def start(self) -> None:
+        """Begin; all processes are there."""
+        self._store.set(f"who/{self._rank}", f"{socket.gethostname()}, process id {os.getpid()}")
+        self._thread.start()
+
+    def stop(self, *, has_failed: bool) -> None:
+        """End the watch, and tell the others.
+
+        Args:
+            has_failed: Whether this process ends before its work is done, so that the others have to end, too.
+        """
+        self._end = _ENDED if has_failed else _DONE
+        self._stopped.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopped.wait(BEAT_SECONDS):
+            number += 1
+            if (gone := self._beat(str(number))) is not None and not self._stopped.wait(GRACE_SECONDS):
+                self._leave(gone)
+        with suppress(RuntimeError):  # the first process, which has the store, may have left
+            self._store.set(f"beat/{self._rank}", self._end)
+
+    def _beat(self, number: str) -> str | None:
+        """Leave a sign of life, and return which process shows none, and what is known of it."""
+        try:
+            self._store.set(f"beat/{self._rank}", number)
+            for rank, last in self._last.items():
+                key = f"beat/{rank}"
+                beat = self._store.get(key).decode() if self._store.check([key]) else ""
+                self._missed[rank] = 0 if beat != last or beat == _DONE else self._missed[rank] + 1
+                self._last[rank] = beat
+                if beat == _ENDED:
+                    return f"{self._name(rank)} has ended"
+                if self._missed[rank] >= MISSED_BEATS:
+                    seconds = MISSED_BEATS * BEAT_SECONDS
+                    return f"{self._name(rank)} has given no sign of life for {seconds:.0f} s"
+        except RuntimeError:
+            return "the process that holds the others together has ended"
+        return None
+
+    def _name(self, rank: int) -> str:
+        who = self._store.get(f"who/{rank}").decode() if self._store.check([f"who/{rank}"]) else "not known"
+        return f"process {rank + 1} ({who})"
+
+    def _leave(self, reason: str) -> None:
+        line = f"\n{speaker()}{reason}, so this one ends, too; {self._to_go_on} continues from last.ckpt\n"
+        with suppress(OSError):
+            os.write(_STDERR, line.encode())
+        os._exit(1)
