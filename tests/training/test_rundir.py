@@ -132,9 +132,8 @@ def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path):
 
 
 def test_processes_that_help_to_train_hold_nothing(tmp_path, monkeypatch):
-    with RunDirectory(tmp_path).held():
-        with monkeypatch.context() as patch:
-            patch.setenv("RANK", "1")
-            patch.setenv("WORLD_SIZE", "2")
-            with RunDirectory(tmp_path).held():
-                pass
+    with RunDirectory(tmp_path).held(), monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        patch.setenv("WORLD_SIZE", "2")
+        with RunDirectory(tmp_path).held():
+            pass

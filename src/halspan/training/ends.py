@@ -79,4 +79,5 @@ def is_memory_short(error: Exception) -> bool:
 def _first_words(error: BaseException) -> str:
     """Shorten a library's message to its first sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.split(r"(?<=[.!]) ", re.sub(r"^\[enforce fail at [^]]*\]\s*\.?\s*", "", lines[0]))[0].rstrip(". ")[:200]
+    said = re.sub(r"^\[(enforce fail at|/)[^]]*\]\s*\.?\s*", "", lines[0])  # without the place in torch's source
+    return re.split(r"(?<=[.!]) ", said)[0].rstrip(". ")[:200]

@@ -78,7 +78,8 @@ class Group:
 def together(spec: TrainerSpec, *, to_go_on: str) -> Iterator[Group]:
     """Join the processes of a job for the time of a block; where nothing has started them, start them.
 
-    The variables of torchrun say from then on which process this is (`halspan.core.process.speaker`). Where one of them ends, the others do so within a minute (`halspan.training.processes.watch`).
+    The variables of torchrun say from then on which process this is (`halspan.core.process.speaker`). Where one of them
+    ends, the others do so within a minute (`halspan.training.processes.watch`).
 
     Args:
         spec: Number of devices and machines.
@@ -94,6 +95,7 @@ def together(spec: TrainerSpec, *, to_go_on: str) -> Iterator[Group]:
         yield Group()
         return
     os.environ.update(_variables(spec, launcher))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns with its stack where a process has ended
     if spec.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(spec.threads))  # Lightning would choose another number
     started = [] if launcher else _start_others(spec.devices)
