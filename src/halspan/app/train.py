@@ -1,5 +1,6 @@
 """The training command: it fine-tunes a detector and judges it on generators it has never seen."""
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from halspan import console
-from halspan.app import sweep
+from halspan.app import launching, sweep
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
 from halspan.app.configuration.settings import check_values, read_settings
-from halspan.app.entry import report_error, run_entry, set_up_logging
+from halspan.app.entry import EXIT_FAILED, report_error, run_entry, set_up_logging
 from halspan.app.results import read_figures, show_figures
 from halspan.app.resuming import check_contents, check_corpus, check_settings, flatten
 from halspan.core.errors import HalspanError
@@ -26,6 +27,7 @@ from halspan.data.split.parts import SplitParts
 from halspan.evaluation.saved_run import check_inside
 from halspan.reporting.sweeps import main_figures
 from halspan.training.ends import explained_ends
+from halspan.training.interruption import Interrupted
 from halspan.training.processes.group import Group, together
 from halspan.training.run_spec import RunSpec, check_backward
 from halspan.training.rundir import RunDirectory
@@ -35,8 +37,14 @@ from halspan.training.rundir import RunDirectory
 def main(config: DictConfig) -> float | None:
     """Run one training, or one job of a sweep, and return the objective of a sweep."""
     is_sweep = _is_sweep()
+    if is_sweep:
+        sweep.record_job(config, figures={}, error=launching.BEGUN, status=EXIT_FAILED)
     try:
         objective, figures = run(config)
+    except Interrupted as end:
+        if is_sweep:
+            signal.raise_signal(end.number)  # whoever launched the job may put it back: last.ckpt is written
+        raise
     except HalspanError as error:
         status = report_error(error)
         if not is_sweep:
@@ -145,7 +153,8 @@ def _figures_so_far(place: RunDirectory, settings: dict[str, Any]) -> dict[str, 
 def start() -> None:
     """Complete the arguments of a sweep, then hand over to hydra."""
     sys.argv[1:] = sweep.prepare_arguments(sys.argv[1:])
-    main()
+    with launching.patient_launchers():
+        main()
 
 
 if __name__ == "__main__":  # the further processes of a training start this way

@@ -259,5 +259,8 @@ class Checkpoints(pl.Callback):
 
     def _must_end(self, trainer: pl.Trainer) -> bool:
         """Return whether a signal came to any of the processes, which must all end after the same step."""
-        came = self._signals.number is not None
-        return trainer.strategy.reduce_boolean_decision(came, all=False) if trainer.world_size > 1 else came
+        if trainer.world_size == 1:
+            return self._signals.number is not None
+        flags = torch.tensor(self._signals.flags, dtype=torch.float32, device=trainer.strategy.root_device)
+        came: Tensor = trainer.strategy.reduce(flags, reduce_op="sum")
+        return self._signals.take_flags([flag > 0 for flag in came.tolist()])
