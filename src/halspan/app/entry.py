@@ -33,6 +33,16 @@ def set_up_logging() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # from libraries; the tests fail on those from halspan
 
 
+def require_alone(command: str) -> None:
+    """Require that this process is not one of several that do the same.
+
+    Raises:
+        ConfigError: It is, and it is not the first.
+    """
+    if not is_first_process():
+        raise ConfigError(f"{command}: works in one process; start it once, without torchrun or srun for several")
+
+
 def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
     """Run an entry point; an expected error is one line on stderr and exit status 1 or 2, without a traceback.
 

@@ -17,6 +17,7 @@ from halspan.app.configuration.settings import read_settings
 from halspan.app.results import leave_figures, show_figures
 from halspan.app.resuming import flatten
 from halspan.console import open_console
+from halspan.core.errors import ConfigError
 from halspan.core.files import write_json, write_text
 from halspan.core.process import is_first_process
 from halspan.data.controls import read_image
@@ -41,7 +42,7 @@ from halspan.models.plan.remedies import find_devices, find_remedies, require_ro
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
 from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
-from halspan.training.fit import check_length, check_machine, fit, seed_process
+from halspan.training.fit import Progress, check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
 from halspan.training.processes.group import Group
 from halspan.training.run_spec import RunSpec, TrainerSpec, describe_recipe
@@ -224,6 +225,7 @@ def _fit_and_judge(
     encoder: RowEncoder,
     keeper: Keeper | None,
 ) -> dict[str, Any]:
+    _check_same_folder(place, group)
     curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
     metrics: dict[str, Any] = {}
     try:
@@ -251,6 +253,18 @@ def _fit_and_judge(
     finally:
         finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
     return metrics
+
+
+def _check_same_folder(place: RunDirectory, group: Group) -> None:
+    """Require that all processes continue from the same step."""
+    if group.count == 1:
+        return
+    of_first, own = group.from_first(lambda: Progress.read(place).step), Progress.read(place).step
+    if own != of_first:
+        raise ConfigError(
+            f"run_dir: {place.path} has a checkpoint after step {own} here, and one after step {of_first} where the "
+            "first process is; all machines need the same folder: put it on a shared disk"
+        )
 
 
 def _judge(

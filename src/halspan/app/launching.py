@@ -2,15 +2,19 @@
 
 import json
 import logging
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from halspan.core.files import write_json
+from halspan.core.process import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +22,8 @@ SUBMITIT = ("submitit_slurm", "submitit_local")
 """Launchers that start the processes of each job."""
 BEGUN = "the job ended before its run did: it was killed, or its machine was lost"
 """Error in the record of a job that has begun, until it ends."""
+
+_PUTTING_BACK_SECONDS = 20.0  # in which other processes wait for the first one, because their end may end the job
 
 
 def processes_of_jobs(config: DictConfig, given: Sequence[str]) -> list[str]:
@@ -34,6 +40,19 @@ def processes_of_jobs(config: DictConfig, given: Sequence[str]) -> list[str]:
     if trainer.accelerator == "gpu":
         counts["gpus_per_node"] = trainer.devices
     return [f"hydra.launcher.{key}={n}" for key, n in counts.items() if f"hydra.launcher.{key}" not in given]
+
+
+def put_back(number: int) -> None:
+    """Let submitit answer a signal that has ended training: on SIGUSR2 it puts the job back and ends this process.
+
+    Args:
+        number: Number of the signal. Training has ended after its step, and `last.ckpt` is written.
+    """
+    if HydraConfig.get().runtime.choices.get("hydra/launcher") not in SUBMITIT:
+        return
+    signal.raise_signal(number)
+    if not is_first_process():
+        time.sleep(_PUTTING_BACK_SECONDS)
 
 
 def job_file(sweep_dir: str | Path, number: int) -> Path:

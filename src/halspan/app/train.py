@@ -1,6 +1,5 @@
 """The training command: it fine-tunes a detector and judges it on generators it has never seen."""
 
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,7 @@ def main(config: DictConfig) -> float | None:
         objective, figures = run(config)
     except Interrupted as end:
         if is_sweep:
-            signal.raise_signal(end.number)  # whoever launched the job may put it back: last.ckpt is written
+            launching.put_back(end.number)
         raise
     except HalspanError as error:
         status = report_error(error)

@@ -135,14 +135,17 @@ def _variables(spec: TrainerSpec, launcher: Launcher | None) -> dict[str, str]:
         return _as_torchrun(rank, local, spec, "127.0.0.1", 15000 + os.getppid() % 10000)
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-    address = SLURMEnvironment.resolve_root_node_address(os.environ.get("SLURM_NODELIST", "127.0.0.1"))
-    return _as_torchrun(rank, local, spec, address, 15000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10000)
+    first = SLURMEnvironment.resolve_root_node_address(os.environ.get("SLURM_NODELIST", "127.0.0.1"))
+    port = 15000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10000
+    return _as_torchrun(
+        rank, local, spec, os.environ.get("MASTER_ADDR", first), int(os.environ.get("MASTER_PORT", port))
+    )
 
 
 def _as_torchrun(rank: int, local: int, spec: TrainerSpec, address: str, port: int) -> dict[str, str]:
     count = spec.all_devices
     own = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": count, "GROUP_RANK": rank // spec.devices}
-    shared = {"MASTER_ADDR": os.environ.get("MASTER_ADDR", address), "MASTER_PORT": os.environ.get("MASTER_PORT", port)}
+    shared = {"MASTER_ADDR": address, "MASTER_PORT": port}
     return {name: str(value) for name, value in (own | shared).items()}
 
 
@@ -228,7 +231,7 @@ def _meet(group: Group, started: Sequence["subprocess.Popen[bytes]"]) -> "Store"
         time.sleep(_RETRY_SECONDS / 20)
     raise ResourceError(
         f"{there} of {group.count} processes were there within {JOIN_MINUTES} minutes; start as many as "
-        "trainer.devices x trainer.nodes, and let them reach each other at "
+        "trainer.devices x trainer.nodes (SLURM: with srun), and let them reach each other at "
         f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     )
 
