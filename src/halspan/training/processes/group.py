@@ -94,6 +94,7 @@ def together(spec: TrainerSpec, *, to_go_on: str) -> Iterator[Group]:
     if spec.all_devices == 1:
         yield Group()
         return
+    _check_gpus(spec)
     os.environ.update(_variables(spec, launcher))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns with its stack where a process has ended
     if spec.threads is not None:
@@ -119,6 +120,14 @@ def _check_count(spec: TrainerSpec, launcher: Launcher | None) -> None:
             f"trainer.devices, trainer.nodes: {launcher.title} has started {count} processes, but {keys} asks for "
             f"{asked}; make the numbers equal, or start one process (SLURM: --ntasks=1)"
         )
+
+
+def _check_gpus(spec: TrainerSpec) -> None:
+    """Require the GPUs of this machine before others are started, and torch refuses one in its own words."""
+    if spec.accelerator == "gpu":
+        from halspan.training.fit import check_machine
+
+        check_machine(spec)
 
 
 def _variables(spec: TrainerSpec, launcher: Launcher | None) -> dict[str, str]:
