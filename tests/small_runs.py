@@ -63,7 +63,7 @@ def unjudged_runs() -> Iterator[None]:
         return FIGURES | {"run": {}}, {}
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("score_jobs", "leave_figures", "show_figures"):
+        for name in ("score_blocks", "join_blocks", "leave_figures", "show_figures"):
             patch.setattr(fitting, name, lambda *_, **__: None)
         patch.setattr(fitting, "judge", leave_figures)
         yield

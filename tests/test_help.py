@@ -30,6 +30,8 @@ def test_help_has_all_words_of_every_comment_and_file_at_any_width(monkeypatch, 
 
 def test_a_comment_stands_beside_its_key_where_there_is_room_and_above_it_where_not(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    assert "\n# continue from last.ckpt\nresume: false\n" in show_help("config", [])
+    assert "\n# continue from last.ckpt; auto: if there is one, else begin\nresume: false\n" in show_help("config", [])
     monkeypatch.setenv("COLUMNS", "120")
-    assert re.search(r"\nresume: false {30,}# continue from last.ckpt\n", show_help("config", []))
+    assert re.search(
+        r"\nresume: false {30,}# continue from last.ckpt; auto: if there is one, else begin\n", show_help("config", [])
+    )

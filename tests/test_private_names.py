@@ -37,6 +37,8 @@ def private_names(tree: ast.AST) -> Iterator[str]:
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
                 pass
+            case ast.Attribute(value=ast.Name(id="os"), attr="_exit"):  # documented
+                pass
             case ast.Attribute(attr=name) | ast.keyword(arg=name) if is_private(name):
                 yield name
             case ast.ImportFrom(module=str(module), names=names, level=0):

@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from halspan.core.process import is_worth_showing, silence_noise
+from halspan.core.process import is_worth_showing, silence_noise, speaker
 from halspan.core.text.printable import printable
 
 _PIPE_WIDTH = 160  # characters in a line to a file or another program
@@ -53,7 +53,7 @@ def answer_ctrl_c() -> None:
 
 def report_error(error: object) -> None:
     """Print an error on standard error, after `error:`; no line in it can look like another message."""
-    sys.stderr.write(f"error: {_indent(printable(str(error), keep=chr(10)))}\n")
+    sys.stderr.write(f"{speaker()}error: {_indent(printable(str(error), keep=chr(10)))}\n")
 
 
 def show_logs(level: int, *, plain: bool) -> None:
@@ -78,6 +78,19 @@ def show_logs(level: int, *, plain: bool) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     logging.getLogger("halspan").setLevel(level)
+
+
+@contextmanager
+def quiet_unless(speaks: bool) -> Iterator[None]:
+    """Hide halspan's warnings inside a block, unless this is the process that speaks for others that do the same."""
+    logger = logging.getLogger("halspan")
+    level = logger.level
+    if not speaks:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def silence_other_bars() -> None:
@@ -210,10 +223,13 @@ def _fill(parts: Iterable[str], width: int) -> Iterator[str]:
 
 
 class _Formatter(logging.Formatter):
-    """Log formatter that keeps a message from steering the terminal or looking like another record."""
+    """Log formatter that says which process speaks, and keeps a message from steering the terminal.
+
+    No message looks like another record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return _indent(printable(super().format(record), keep="\n"))
+        return speaker() + _indent(printable(super().format(record), keep="\n"))
 
 
 def _indent(text: str) -> str:

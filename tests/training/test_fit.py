@@ -187,22 +187,3 @@ def test_processes_that_are_spawned_read_data_as_the_training_process_does(corpu
         torch.multiprocessing.set_start_method(before, force=True)
     assert differences(weights(tmp_path / "none"), weights(tmp_path / "two")) == 0
     assert figures(tmp_path / "none") == figures(tmp_path / "two")
-
-
-def test_two_devices_train_like_one_on_the_same_global_batches(corpus, tmp_path):
-    exact = ["model.lora.dropout=0", "trainer.precision=32-true"]
-    steady = [*small_overrides(corpus), *exact, "trainer.rows_per_batch=3"]
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu"]
-    run(*steady, f"run_dir={tmp_path / 'one'}")
-    subprocess.run(
-        [sys.executable, ROOT / "train.py", *ddp, *steady, "trainer.workers=0", f"run_dir={tmp_path / 'two'}"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        check=True,
-        capture_output=True,
-        timeout=200,
-    )
-    assert differences(gradients(tmp_path / "one"), gradients(tmp_path / "two")) < 1e-6
-    one, two = (figures(tmp_path / name) for name in ("one", "two"))
-    assert one["test_heldout"]["n"] == two["test_heldout"]["n"]
-    assert one["test_heldout"]["sentence"]["auroc"] == two["test_heldout"]["sentence"]["auroc"]
-    assert one["test_heldout"]["sentence"]["brier"] == pytest.approx(two["test_heldout"]["sentence"]["brier"], abs=1e-4)

@@ -102,7 +102,7 @@ def test_a_signal_ends_all_processes_that_train_together(corpus, tmp_path, group
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.workers=0"]
     process = start(*ddp, *overrides(corpus), f"run_dir={tmp_path}")
     status, line = end(process, signal.SIGTERM, when=trains(tmp_path), group=group)
-    assert (status, line.split(";")[0]) == (143, "interrupted by SIGTERM")
+    assert (status, line.split(";")[0]) == (143, "[process 1 of 2] interrupted by SIGTERM")
     assert step(tmp_path) > 0
     assert not any(str(tmp_path) in command for command in running())
 

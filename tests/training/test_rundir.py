@@ -7,7 +7,7 @@ import pytest
 
 from halspan.core.errors import ConfigError
 from halspan.data.split.parts import PARTS
-from halspan.training.rundir import RunDirectory, is_first_process
+from halspan.training.rundir import RunDirectory
 
 HOLD = """
 import sys
@@ -132,25 +132,8 @@ def test_a_folder_in_which_nothing_was_written_does_not_stay(tmp_path):
 
 
 def test_processes_that_help_to_train_hold_nothing(tmp_path, monkeypatch):
-    with RunDirectory(tmp_path).held():
-        monkeypatch.setenv("LOCAL_RANK", "1")
+    with RunDirectory(tmp_path).held(), monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        patch.setenv("WORLD_SIZE", "2")
         with RunDirectory(tmp_path).held():
             pass
-        monkeypatch.delenv("LOCAL_RANK")
-
-
-@pytest.mark.parametrize(
-    ("environment", "first"),
-    [
-        ({}, True),
-        ({"LOCAL_RANK": "1"}, False),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
-    ],
-)
-def test_one_process_of_all_writes(monkeypatch, environment, first):
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert is_first_process() is first

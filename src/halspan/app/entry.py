@@ -17,9 +17,8 @@ from halspan.app.configuration import help as usage
 from halspan.app.configuration.arguments import add_conf_folders, choose_experiment, quote_values
 from halspan.core.checks import suggest
 from halspan.core.errors import ConfigError, HalspanError, first_lines
-from halspan.core.process import keep_threads_from_spinning
+from halspan.core.process import is_first_process, keep_threads_from_spinning, speaker
 from halspan.training.interruption import Interrupted, Signals
-from halspan.training.rundir import is_first_process
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -32,6 +31,16 @@ def set_up_logging() -> None:
     console.show_logs(logging.INFO if is_first_process() else logging.WARNING, plain=False)
     console.silence_other_bars()
     warnings.simplefilter("ignore", FutureWarning)  # from libraries; the tests fail on those from halspan
+
+
+def require_alone(command: str) -> None:
+    """Require that this process is not one of several that do the same.
+
+    Raises:
+        ConfigError: It is, and it is not the first.
+    """
+    if not is_first_process():
+        raise ConfigError(f"{command}: works in one process; start it once, without torchrun or srun for several")
 
 
 def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
@@ -59,7 +68,7 @@ def run_entry(main: Callable[[], Any], root: str) -> NoReturn:
         sys.exit(report_error(ConfigError(_explain_composition(error))))
     except Interrupted as end:
         if is_first_process():
-            print(f"{end}; {end.how_to_go_on}", file=sys.stderr)  # noqa: T201
+            print(f"{speaker()}{end}; {end.how_to_go_on}", file=sys.stderr)  # noqa: T201
         sys.exit(end.status)
     sys.exit(0)
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
-from halspan.app.entry import report_error, set_up_logging
+from halspan.app.entry import report_error, require_alone, set_up_logging
 from halspan.app.finished_run import FinishedRun, check_draws_nothing, check_same_split
 from halspan.core.captions import Caption
 from halspan.core.errors import ConfigError, DataError, HalspanError
@@ -46,6 +46,7 @@ def main(config: DictConfig) -> None:
 def evaluate(config: DictConfig) -> None:
     """Judge a detector, an ensemble, or baselines alone."""
     set_up_logging()
+    require_alone("evaluate")
     configure.require_values(config)
     baselines = _read_baselines(config)
     if config.run is None:
@@ -65,7 +66,7 @@ def _held(folders: Sequence[str], config: DictConfig) -> Iterator[None]:
         return
     if len(folders) > 1 and config.to is None:  # beside the runs, so not looked at with them
         check_results(place.path)
-    with place.held(), explained_ends(place, can_resume=False):
+    with place.held(), explained_ends(place, to_go_on=None):
         yield
 
 
@@ -126,7 +127,7 @@ def evaluate_baselines(config: DictConfig, baselines: Baselines) -> None:
     _check_folder(folder, corpus)
     baselines.check()
     place = RunDirectory(folder)
-    with place.held(), explained_ends(place, can_resume=False):
+    with place.held(), explained_ends(place, to_go_on=None):
         asked = replace(baselines, required=True)
         from halspan.app.judging_runs import judge_alone  # imports torch
 

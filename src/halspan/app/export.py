@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
 from halspan.app.configuration.help import CONF
-from halspan.app.entry import report_error, set_up_logging
+from halspan.app.entry import report_error, require_alone, set_up_logging
 from halspan.app.finished_run import FinishedRun
 from halspan.console import open_console
 from halspan.core.errors import ConfigError, HalspanError
@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
 def export(config: DictConfig) -> None:
     """Export a detector; its folder appears only after it has scored as the live detector does."""
     set_up_logging()
+    require_alone("export")
     configure.require_values(config)
     _check_values(config)
     with _new_folder(Path(config.to), overwrite=config.overwrite) as folder:

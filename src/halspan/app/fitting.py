@@ -17,14 +17,16 @@ from halspan.app.configuration.settings import read_settings
 from halspan.app.results import leave_figures, show_figures
 from halspan.app.resuming import flatten
 from halspan.console import open_console
+from halspan.core.errors import ConfigError
 from halspan.core.files import write_json, write_text
+from halspan.core.process import is_first_process
 from halspan.data.controls import read_image
 from halspan.data.corpus import Corpus
 from halspan.data.rows import group_rows
 from halspan.data.split.contents import Contents
 from halspan.data.split.parts import SplitParts
 from halspan.evaluation.baselines.runner import IMAGE_BLIND
-from halspan.evaluation.jobs import plan_jobs, score_jobs
+from halspan.evaluation.jobs import join_blocks, plan_jobs, score_blocks
 from halspan.evaluation.judging import judge
 from halspan.evaluation.origin import describe_process
 from halspan.inference.scorer import Scorer
@@ -40,16 +42,17 @@ from halspan.models.plan.remedies import find_devices, find_remedies, require_ro
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
 from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
-from halspan.training.fit import check_length, check_machine, fit, seed_process
+from halspan.training.fit import Progress, check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.processes.group import Group
 from halspan.training.run_spec import RunSpec, TrainerSpec, describe_recipe
-from halspan.training.rundir import RunDirectory, is_first_process
+from halspan.training.rundir import RunDirectory
 
 logger = logging.getLogger(__name__)
 
 
 def train_and_judge(
-    spec: RunSpec, settings: dict[str, Any], *, place: RunDirectory, corpus: Corpus, parts: SplitParts
+    spec: RunSpec, settings: dict[str, Any], *, place: RunDirectory, corpus: Corpus, parts: SplitParts, group: Group
 ) -> dict[str, Any]:
     """Train a detector on captions and judge it; everything is written into the run's folder.
 
@@ -59,6 +62,7 @@ def train_and_judge(
         place: Its folder.
         corpus: Its captions.
         parts: Their division.
+        group: The processes that train together.
 
     Returns:
         Content of `metrics.json`; empty in processes other than the first.
@@ -70,10 +74,17 @@ def train_and_judge(
     seed_process(spec.trainer, spec.seed)
     detector, encoder = _build(spec, corpus)
     keeper = _open_keeper(spec, detector, encoder)
-    if is_first_process():
-        _begin(place, spec, settings, corpus, parts)
+    group.from_first(lambda: _begin(place, spec, settings, corpus, parts))
     return _fit_and_judge(
-        spec, settings, place=place, corpus=corpus, parts=parts, detector=detector, encoder=encoder, keeper=keeper
+        spec,
+        settings,
+        place=place,
+        corpus=corpus,
+        parts=parts,
+        group=group,
+        detector=detector,
+        encoder=encoder,
+        keeper=keeper,
     )
 
 
@@ -84,13 +95,17 @@ def make_scorer(detector: SpanDetector, encoder: RowEncoder, spec: RunSpec) -> S
 
 
 def tokens_per_pass(spec: RunSpec) -> int:
-    """Return the most tokens of a forward pass on the run's machine; judging uses the same number as training."""
-    return choose_pass(spec.model, spec.trainer).tokens
+    """Return the most tokens of a forward pass of judging: as many as training on one device would take.
+
+    The scores of a run thus do not depend on the number of its devices.
+    """
+    trainer = spec.trainer
+    return choose_pass(spec.model, replace(trainer, rows_per_batch=trainer.rows_per_batch * trainer.all_devices)).tokens
 
 
 def choose_pass(model: ModelSpec, trainer: TrainerSpec) -> PassSize:
     """Return the size of a pass: the one that was asked for, or as large as every device has memory for."""
-    share = -(-trainer.rows_per_batch // trainer.devices)
+    share = -(-trainer.rows_per_batch // trainer.all_devices)
     whole = PassSize(tokens=share * model.pack_tokens, is_mixed=trainer.precision == "bf16-mixed")
     if trainer.tokens_per_pass != "auto":
         return replace(whole, tokens=trainer.tokens_per_pass)
@@ -205,10 +220,12 @@ def _fit_and_judge(
     place: RunDirectory,
     corpus: Corpus,
     parts: SplitParts,
+    group: Group,
     detector: SpanDetector,
     encoder: RowEncoder,
     keeper: Keeper | None,
 ) -> dict[str, Any]:
+    _check_same_folder(place, group)
     curves = build_logger(spec.logger, place, name=spec.run_name, settings=settings)
     metrics: dict[str, Any] = {}
     try:
@@ -219,7 +236,7 @@ def _fit_and_judge(
             encode=EncodeRows(
                 encoder, partial(read_image, blank=spec.blank_images), None if keeper is None else keeper.lookup
             ),
-            tokens_per_pass=tokens_per_pass(spec),
+            tokens_per_pass=choose_pass(spec.model, spec.trainer).tokens,
             run=place,
             trainer=spec.trainer,
             optimizer=spec.optimizer,
@@ -230,30 +247,68 @@ def _fit_and_judge(
         )
         if is_first_process():
             _show_profile(place)
-            sample = spec.judge.choose(parts.parts(), seed=spec.seed)
-            jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
-            scored = score_jobs(
-                make_scorer(detector, encoder, spec),
-                jobs,
-                name=place.path.name,
-                taxonomy=corpus.taxonomy,
-                captions_per_row=spec.trainer.captions_per_row,
-                batch_tokens=tokens_per_pass(spec),
-                blank_images=spec.blank_images,
-            )
-            metrics, predictions = judge(
-                [scored],
-                corpus=corpus,
-                sample=sample,
-                folder=place.path,
-                seed=spec.seed,
-                baselines=IMAGE_BLIND,
-                not_exchanged=not_exchanged,
-                taken=parts.taken,
-            )
-            metrics["run"] |= {"halved_passes": progress.halvings}
-            leave_figures(metrics, predictions, place.path)
-            show_figures(metrics, place.path)
+        metrics = _judge(
+            spec,
+            place=place,
+            corpus=corpus,
+            parts=parts,
+            group=group,
+            scorer=make_scorer(detector, encoder, spec),
+            n_halvings=progress.halvings,
+        )
     finally:
         finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
+    return metrics
+
+
+def _check_same_folder(place: RunDirectory, group: Group) -> None:
+    """Require that all processes continue from the same step."""
+    if group.count == 1:
+        return
+    of_first, own = group.from_first(lambda: Progress.read(place).step), Progress.read(place).step
+    if own != of_first:
+        raise ConfigError(
+            f"run_dir: {place.path} has a checkpoint after step {own} here, and one after step {of_first} where the "
+            "first process is; all machines need the same folder: put it on a shared disk"
+        )
+
+
+def _judge(
+    spec: RunSpec,
+    *,
+    place: RunDirectory,
+    corpus: Corpus,
+    parts: SplitParts,
+    group: Group,
+    scorer: Scorer,
+    n_halvings: int,
+) -> dict[str, Any]:
+    """Score each process's share of the captions; the first one judges them and writes everything."""
+    sample = spec.judge.choose(parts.parts(), seed=spec.seed)
+    jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
+    blocks = score_blocks(
+        scorer,
+        jobs,
+        captions_per_row=spec.trainer.captions_per_row,
+        batch_tokens=group.from_first(lambda: tokens_per_pass(spec)),  # free memory may differ
+        blank_images=spec.blank_images,
+        rank=group.rank,
+        count=group.count,
+    )
+    if not (shares := group.gather(blocks)):
+        return {}
+    scored = join_blocks(shares, jobs, scorer=scorer, name=place.path.name, taxonomy=corpus.taxonomy)
+    metrics, predictions = judge(
+        [scored],
+        corpus=corpus,
+        sample=sample,
+        folder=place.path,
+        seed=spec.seed,
+        baselines=IMAGE_BLIND,
+        not_exchanged=not_exchanged,
+        taken=parts.taken,
+    )
+    metrics["run"] |= {"halved_passes": n_halvings}
+    leave_figures(metrics, predictions, place.path)
+    show_figures(metrics, place.path)
     return metrics

@@ -24,7 +24,7 @@ def check_corpus(place: RunDirectory, data: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: The folder belongs to another corpus; the message names it and suggests a folder.
     """
-    if not (place.is_run and (place.metrics.exists() or place.last.exists())):
+    if not (place.is_run and (place.metrics.exists() or place.has_checkpoint)):
         return
     saved = read_settings(place.config).get("data")
     here, there = data.get("path"), saved.get("path") if isinstance(saved, Mapping) else None
@@ -73,7 +73,7 @@ def check_contents(place: RunDirectory, corpus: Corpus, parts: SplitParts) -> No
     Raises:
         ConfigError: Some of them have changed.
     """
-    if not (place.last.exists() or place.metrics.exists()):
+    if not (place.has_checkpoint or place.metrics.exists()):
         return
 
     if changes := find_changes(read_split(place.split), corpus, parts, in_order=True):

@@ -17,11 +17,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from halspan.app import launching
 from halspan.app.configuration import arguments as command_line
 from halspan.app.configuration import configure, run_names
 from halspan.app.configuration.help import CONF
 from halspan.core.errors import ConfigError
 from halspan.core.files import write_json
+from halspan.core.process import is_first_process
 
 _MULTIRUN_FLAGS = ("-m", "--multirun")
 _LEAVE_ONE_OUT = "leave_one_out"
@@ -53,7 +55,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         added.append(f"hydra.sweep.dir='{Path('checkpoints') / _name_sweep(overrides, config.hydra.runtime)}'")
     if config.hydra.runtime.choices.split == _LEAVE_ONE_OUT and "split.held_out" not in _keys(overrides):
         added.append(f"split.held_out={','.join(f'[{name}]' for name in _generators(config, overrides))}")
-    _check_values(overrides)
+    added += launching.processes_of_jobs(config, [*_keys(overrides)])
+    _check_values(overrides, config.hydra.runtime.choices.get("hydra/launcher"))
     kept = [argument for argument in arguments if argument != f"split={_LEAVE_ONE_OUT}"]
     return command_line.add_overrides(kept, added)
 
@@ -75,18 +78,23 @@ def check_single(overrides: Sequence[str], split: str) -> None:
         )
 
 
-def check_job(config: DictConfig) -> None:
+def check_job(config: DictConfig, launcher: str | None = None) -> None:
     """Refuse settings that cannot work in a job of a sweep.
 
+    Args:
+        config: Configuration of the job.
+        launcher: Name of what launches jobs.
+
     Raises:
-        ConfigError: A plan, several devices, or one folder for all runs.
+        ConfigError: A plan, several devices without a launcher that starts their processes, or one folder for all runs.
     """
     if config.plan:
         raise ConfigError("plan: true is not possible in a sweep; plan one run: take -m away")
-    if config.trainer.devices != 1:
+    if (config.trainer.devices, config.trainer.nodes) != (1, 1) and launcher not in launching.SUBMITIT:
         raise ConfigError(
-            f"trainer.devices: {config.trainer.devices} is not possible in a sweep, where each job has one device: its "
-            "other processes would start the whole sweep again; set trainer.devices=1 (trainer=gpu or trainer=cpu)"
+            f"trainer.devices: {config.trainer.devices} is not possible in a sweep on this machine: the other "
+            "processes of a job would start the whole sweep again; set trainer.devices=1 (trainer=gpu or trainer=cpu), "
+            "or let jobs have processes: hydra/launcher=submitit_slurm"
         )
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     if "${run_name}" not in unresolved["run_dir"]:
@@ -97,7 +105,7 @@ def check_job(config: DictConfig) -> None:
 
 
 def record_job(config: DictConfig, *, figures: Mapping[str, float | None], error: str | None, status: int) -> None:
-    """Save the outcome of a sweep's job for the end of the sweep, whichever process ran the job.
+    """Save the outcome of a sweep's job for the end of the sweep, in the first of its processes.
 
     Args:
         config: The job's configuration.
@@ -105,6 +113,8 @@ def record_job(config: DictConfig, *, figures: Mapping[str, float | None], error
         error: Message of the error that ended the job; None if there was none.
         status: Exit status that a single run would have had.
     """
+    if not is_first_process():
+        return
     hydra = HydraConfig.get()
     record = {
         "run_name": config.run_name,
@@ -114,7 +124,7 @@ def record_job(config: DictConfig, *, figures: Mapping[str, float | None], error
         "error": error,
         "figures": dict(figures),
     }
-    write_json(_jobs_folder(hydra.sweep.dir) / f"{hydra.job.num:05d}.json", record)
+    write_json(launching.job_file(hydra.sweep.dir, hydra.job.num), record)
 
 
 class SweepReport(Callback):
@@ -142,7 +152,7 @@ class SweepReport(Callback):
             sys.exit(status)
 
 
-def _check_values(overrides: Sequence[Override]) -> None:
+def _check_values(overrides: Sequence[Override], launcher: str | None) -> None:
     """Build the specs for each swept value, with the others at their first value, before any job runs."""
     swept = {
         override.get_key_element(): [*override.sweep_string_iterator()]
@@ -155,7 +165,7 @@ def _check_values(overrides: Sequence[Override]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for job in jobs:
             config = compose("config", overrides=[*fixed, *(f"{key}={value}" for key, value in job.items())])
-            check_job(config)
+            check_job(config, launcher)
             configure.build(config)
 
 

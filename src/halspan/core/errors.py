@@ -18,7 +18,7 @@ class ModelError(HalspanError):
 
 
 class ResourceError(HalspanError):
-    """The disk or the memory of this machine is not sufficient."""
+    """The disk or the memory is not sufficient, or another process of the job has ended."""
 
 
 def first_lines(error: Exception) -> str:

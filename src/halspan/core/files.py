@@ -66,10 +66,15 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, kept: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block succeeds, the file there replaces `path`.
 
     The folder is created if necessary. If the block raises, `path` stays as it was.
+
+    Args:
+        path: File to write.
+        kept: Name beside it under which the file that is replaced stays; None to remove it. A process that is killed
+            in between leaves `kept` without `path`.
 
     Raises:
         OSError: The file cannot be written; `filename` is `path` where the system names no file (a full disk).
@@ -81,6 +86,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        if kept is not None and path.exists():
+            path.replace(kept)
         temporary.replace(path)
     except OSError as error:
         if error.filename is None:

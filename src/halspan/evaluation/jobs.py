@@ -8,6 +8,7 @@ from typing import Any
 from halspan.console import track
 from halspan.core.captions import Caption
 from halspan.core.cost import Cost
+from halspan.core.errors import ModelError
 from halspan.data.controls import exchange_images, read_image
 from halspan.data.corpus import Corpus
 from halspan.data.rows import group_rows
@@ -22,7 +23,12 @@ TUNING = "tuning"  # the val part of an ensemble's members, where another corpus
 BLIND, BLANK = "blind", "blank"
 CONTROLS = {BLIND: "images exchanged", BLANK: "blank images"}
 
+BLOCK_ROWS = 64
+"""Rows that are scored together, whatever the number of processes."""
+
 Parts = Mapping[str, Sequence[Caption]]
+Blocks = dict[tuple[str, int], tuple[list[CaptionScores], Cost]]
+"""Scores and cost of blocks, by the name of their job and their number in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,7 @@ def score_jobs(
     batch_tokens: int,
     blank_images: bool = False,
 ) -> DetectorScores:
-    """Score captions with a progress bar.
+    """Score captions in this process alone, with a progress bar.
 
     Args:
         scorer: Scorer of the trained detector.
@@ -101,17 +107,84 @@ def score_jobs(
         batch_tokens: Largest number of tokens in a forward pass, padding and images included.
         blank_images: Whether the detector was trained with gray images, and gets gray ones.
     """
-    scores, costs = {}, {}
+    blocks = score_blocks(
+        scorer, jobs, captions_per_row=captions_per_row, batch_tokens=batch_tokens, blank_images=blank_images
+    )
+    return join_blocks([blocks], jobs, scorer=scorer, name=name, taxonomy=taxonomy)
+
+
+def score_blocks(
+    scorer: Scorer,
+    jobs: Mapping[str, Job],
+    *,
+    captions_per_row: int,
+    batch_tokens: int,
+    blank_images: bool = False,
+    rank: int = 0,
+    count: int = 1,
+) -> Blocks:
+    """Score the share of one process, with a progress bar.
+
+    A block is always the same `BLOCK_ROWS` rows, and a forward pass has rows of one block only. The scores of a block
+    are thus the same bits in whatever process it is scored. Processes take turns at blocks.
+
+    Args:
+        scorer: Scorer of the trained detector.
+        jobs: Jobs to do.
+        captions_per_row: Largest number of captions of one image that are scored together.
+        batch_tokens: Largest number of tokens in a forward pass, padding and images included.
+        blank_images: Whether the detector was trained with gray images, and gets gray ones.
+        rank: 0-based number of this process.
+        count: Number of processes.
+
+    Returns:
+        The scores of each block in its share, which may be empty, and their cost.
+    """
+    scored: Blocks = {}
+    n_before = 0
     for key, job in jobs.items():
-        passes: list[Cost] = []
-        said = scorer.score_rows(
-            group_rows(job.corpus, job.captions, max_captions=captions_per_row),
-            read_image=partial(read_image, blank=blank_images or job.blank),
-            batch_tokens=batch_tokens,
-            on_pass=passes.append,
+        rows = group_rows(job.corpus, job.captions, max_captions=captions_per_row)
+        blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+        own = [number for number in range(len(blocks)) if (n_before + number) % count == rank]
+        n_before += len(blocks)
+        passes: dict[int, list[Cost]] = {number: [] for number in own}
+        read = partial(read_image, blank=blank_images or job.blank)
+        said = (
+            (number, scores)
+            for number in own
+            for scores in scorer.score_rows(
+                blocks[number], read_image=read, batch_tokens=batch_tokens, on_pass=passes[number].append
+            )
         )
-        scores[key] = list(track(said, f"scoring {key}", total=len(job.captions)))
-        costs[key] = sum(passes, Cost())
+        by_block: dict[int, list[CaptionScores]] = {number: [] for number in own}
+        n_captions = sum(len(row.captions) for number in own for row in blocks[number])
+        for number, scores in track(said, f"scoring {key}", total=n_captions):
+            by_block[number].append(scores)
+        scored |= {(key, number): (by_block[number], sum(passes[number], Cost())) for number in own}
+    return scored
+
+
+def join_blocks(
+    shares: Sequence[Blocks], jobs: Mapping[str, Job], *, scorer: Scorer, name: str, taxonomy: Sequence[str]
+) -> DetectorScores:
+    """Join the shares of all processes, in the order in which one process would have scored the captions.
+
+    Raises:
+        ModelError: Captions are missing.
+    """
+    blocks = {place: block for share in shares for place, block in share.items()}
+    scores: dict[str, list[CaptionScores]] = {key: [] for key in jobs}
+    costs = {key: Cost() for key in jobs}
+    for key, number in sorted(blocks, key=lambda place: place[1]):
+        said, cost = blocks[key, number]
+        scores[key] += said
+        costs[key] += cost
+    for key, job in jobs.items():
+        if len(scores[key]) != len(job.captions):
+            raise ModelError(
+                f"{key}: {len(scores[key]):,} of {len(job.captions):,} captions were scored; the processes do not "
+                "have the same corpus: let all of them read the same files"
+            )
     return DetectorScores(about=_describe(scorer, name), taxonomy=tuple(taxonomy), scores=scores, cost=costs)
 
 

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 from zipfile import ZipFile
@@ -35,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint as data: its code is not run, and it takes no more memory than its file.
 
     Raises:
-        ModelError: The file is something else, or damaged.
+        ModelError: The file is something else, or damaged: the sums of its bytes are compared, which torch leaves out.
     """
     try:
         with open_regular(path) as file:
@@ -63,15 +65,79 @@ def _is_plain(weight: Any) -> bool:
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Require that an archive is as large as its content, because compressed or shared bytes could fill memory."""
+    """Require that an archive is as large as its content, because compressed or shared bytes could fill memory.
+
+    Its content must have the CRC-32 sums that were written with it: torch reads changed bytes without a word.
+    """
+    size = file.seek(0, os.SEEK_END)
     with ZipFile(file) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
-    if claimed > (size := file.seek(0, os.SEEK_END)):
-        raise ValueError(f"{size:,} bytes that claim to be {claimed:,}")
+        if claimed > size:
+            raise ValueError(f"{size:,} bytes that claim to be {claimed:,}")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"bytes of {damaged} have changed since it was written")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """The newest whole checkpoint of a run.
+
+    Attributes:
+        path: Its file.
+        content: What it holds.
+        damage: Why it is not `last.ckpt`; None where it is.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    damage: str | None = None
+
+
+def read_newest(run: RunDirectory) -> Newest | None:
+    """Read `last.ckpt` or, where it is damaged or not there, the one before it; None where there is neither.
+
+    Raises:
+        ModelError: No checkpoint can be read, although there is one.
+    """
+    if not run.has_checkpoint:
+        return None
+    try:
+        if run.last.exists():
+            return Newest(path=run.last, content=_read_counted(run.last))
+        damage = f"{run.last}: is not there"
+    except ModelError as error:
+        damage = str(error).removesuffix("; restore it")
+    try:
+        return Newest(path=run.previous, content=_read_counted(run.previous), damage=damage)
+    except ModelError:
+        raise ModelError(
+            f"{damage}, and {run.previous.name}, the one before it, "
+            f"{'cannot be read either' if run.previous.exists() else 'is not there'}; restore one of them, or start "
+            "again with overwrite=true"
+        ) from None
+
+
+def _read_counted(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that says after which optimizer step it was written."""
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint.get("global_step"), int):
+        raise ModelError(f"{path}: does not say how many steps were taken; restore it")
+    return checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoint writer that writes to a temporary file and moves it into place in one step."""
+    """Checkpoint writer that writes to a temporary file and moves it into place in one step.
+
+    The `last.ckpt` that is replaced stays as `previous.ckpt`.
+
+    Args:
+        run: Folder of the checkpoints.
+        is_last_whole: Whether the `last.ckpt` that is there may take the place of `previous.ckpt`.
+    """
+
+    def __init__(self, run: RunDirectory, *, is_last_whole: bool) -> None:
+        self._run = run
+        self._is_last_whole = is_last_whole
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -80,17 +146,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: The file cannot be written, for example because the disk is full.
         """
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        is_last = Path(path) == self._run.last
+        kept = self._run.previous if is_last and self._is_last_whole else None
+        with replacing(Path(path), kept=kept) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's own error is about positions in the file and hides the cause
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
+        self._is_last_whole |= is_last
 
 
 class Checkpoints(pl.Callback):
-    """Callback that keeps `last.ckpt` and `best.ckpt`, and ends training: at its last step, early, or on a signal.
+    """Callback that keeps the checkpoints of a run, and ends training: at its last step, early, or on a signal.
 
     A step that is followed by a validation is saved after it, so that a resumed run never skips or repeats one.
     Lightning's own early stopping is not used, because it takes its patience from the checkpoint of a resumed run, and
@@ -191,5 +260,8 @@ class Checkpoints(pl.Callback):
 
     def _must_end(self, trainer: pl.Trainer) -> bool:
         """Return whether a signal came to any of the processes, which must all end after the same step."""
-        came = self._signals.number is not None
-        return trainer.strategy.reduce_boolean_decision(came, all=False) if trainer.world_size > 1 else came
+        if trainer.world_size == 1:
+            return self._signals.number is not None
+        flags = torch.tensor(self._signals.flags, dtype=torch.float32, device=trainer.strategy.root_device)
+        came: Tensor = trainer.strategy.reduce(flags, reduce_op="sum")
+        return self._signals.take_flags([flag > 0 for flag in came.tolist()])

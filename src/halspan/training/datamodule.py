@@ -18,6 +18,9 @@ from halspan.models.plan.floor import Operations
 from halspan.training.interruption import leave_signals_to_parent
 from halspan.training.run_spec import TrainerSpec
 
+WORKER_SECONDS = 300
+"""Seconds after which a process that reads data and gives nothing ends training."""
+
 
 class Encode(Protocol):
     """Function that reads the images of rows and makes batches of at most some number of tokens of them."""
@@ -149,6 +152,7 @@ class RowData(pl.LightningDataModule):
             sampler=indices,
             batch_size=None,  # an index is the list of rows in a whole step
             num_workers=self._spec.workers,
+            timeout=WORKER_SECONDS if self._spec.workers else 0,
             worker_init_fn=leave_signals_to_parent,
             pin_memory=self._spec.accelerator == "gpu",
             generator=torch.Generator(),  # a loader draws a seed at its start: not from the run's generator

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers import Logger
@@ -18,11 +19,12 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
+from halspan.core.process import process_count
 from halspan.data.rows import Row
 from halspan.models.compiling import compiled
 from halspan.models.detector import SpanDetector
 from halspan.models.kept.keeping import Keeper
-from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from halspan.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_newest
 from halspan.training.datamodule import RowData
 from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
@@ -54,7 +56,7 @@ def check_machine(spec: TrainerSpec) -> None:
     if spec.accelerator == "gpu" and (n_gpus := torch.cuda.device_count()) < spec.devices:
         raise ConfigError(
             f"trainer.devices: {spec.devices} GPUs asked for, {n_gpus} visible to torch; use trainer=cpu, or set "
-            "trainer.devices to what is there"
+            "trainer.devices to what is there (SLURM: ask for GPUs per machine, --gpus-per-node, not per task)"
         )
 
 
@@ -73,7 +75,7 @@ def fit(
     seed: int,
     keeper: Keeper | None = None,
 ) -> "Progress":
-    """Train a detector, from `last.ckpt` if there is one; it ends with the weights of `best.ckpt`.
+    """Train a detector, from the newest checkpoint if there is one; it ends with the weights of `best.ckpt`.
 
     Args:
         detector: Detector to train, in place.
@@ -95,8 +97,8 @@ def fit(
     Raises:
         DataError: There are no training or no validation rows.
         ConfigError: The run has already taken more steps than it should.
-        ModelError: `last.ckpt` belongs to another detector, the loss became NaN, or training ended before its last
-            step.
+        ModelError: No checkpoint can be read, or it belongs to another detector, the loss became NaN, or training ended
+            before its last step.
         OSError: A checkpoint cannot be written.
         Interrupted: A signal asked the process to end; `last.ckpt` holds the step during which it came.
     """
@@ -165,9 +167,11 @@ def _take_steps(
         checkpoints = _build_checkpoints(trainer, run, signals, n_rows=n_rows)
         keeping = [] if keeper is None else [KeepImages(keeper, workers=trainer.workers)]
         measuring = [Profile(run, detector, rows)] if trainer.profile else []
-        lightning = _build_trainer(trainer, run, curves, [*keeping, checkpoints, *measuring], n_rows=n_rows)
+        writer = AtomicCheckpointIO(run, is_last_whole=done.path == run.last)
+        callbacks = [*keeping, checkpoints, *measuring]
+        lightning = _build_trainer(trainer, run, curves, callbacks, writer, n_rows=n_rows)
         with compiled(detector.decoder_layers if trainer.compile else ()):
-            lightning.fit(module, datamodule=rows, ckpt_path=run.last if done.step else None, weights_only=True)
+            lightning.fit(module, datamodule=rows, ckpt_path=done.path, weights_only=True)
     if lightning.global_step != rows.total_steps and not checkpoints.has_ended_early:
         raise ModelError(
             f"training ended after optimizer step {lightning.global_step} of {rows.total_steps}, although nothing "
@@ -204,30 +208,33 @@ class Progress:
     """The progress of a run.
 
     Attributes:
-        step: Optimizer steps before `last.ckpt`; 0 where there is none.
+        step: Optimizer steps before the newest checkpoint; 0 where there is none.
+        path: That checkpoint, from which the run continues.
+        damage: Why it is not `last.ckpt`; None where it is.
         of_steps: Optimizer steps of the run that wrote it; None where this is not recorded.
         validations_since_best: Validations in a row without a lower loss.
         halvings: Number of times that memory was too short for a pass.
     """
 
     step: int = 0
+    path: Path | None = None
+    damage: str | None = None
     of_steps: int | None = None
     validations_since_best: int = 0
     halvings: int = 0
 
     @classmethod
     def read(cls, run: RunDirectory) -> "Progress":
-        """Read the progress from `last.ckpt`."""
-        if not run.last.exists():
+        """Read the progress from the newest checkpoint that is whole."""
+        if (newest := read_newest(run)) is None:
             return cls()
-        checkpoint = read_checkpoint(run.last)
-        if not isinstance(checkpoint.get("global_step"), int):
-            raise ModelError(f"{run.last}: does not say how many steps were taken; restore it, or start again")
         return cls(
-            step=checkpoint["global_step"],
-            of_steps=checkpoint.get("total_steps"),
-            validations_since_best=checkpoint.get("validations_since_best") or 0,
-            halvings=checkpoint.get("halvings") or 0,
+            step=newest.content["global_step"],
+            path=newest.path,
+            damage=newest.damage,
+            of_steps=newest.content.get("total_steps"),
+            validations_since_best=newest.content.get("validations_since_best") or 0,
+            halvings=newest.content.get("halvings") or 0,
         )
 
     def has_ended_early(self, patience: int | None) -> bool:
@@ -236,6 +243,8 @@ class Progress:
 
     def log(self, total_steps: int) -> None:
         """Log where the run continues, and the effect of a changed length."""
+        if self.damage is not None and self.path is not None:
+            logger.warning("%s; the run continues from %s, the one before it", self.damage, self.path.name)
         if self.step:
             logger.info("continuing after optimizer step %d of %d", self.step, total_steps)
         if self.of_steps not in (None, total_steps):
@@ -279,11 +288,18 @@ def _build_checkpoints(spec: TrainerSpec, run: RunDirectory, signals: Signals, *
 
 
 def _build_trainer(
-    spec: TrainerSpec, run: RunDirectory, curves: Logger, callbacks: Sequence[pl.Callback], *, n_rows: int
+    spec: TrainerSpec,
+    run: RunDirectory,
+    curves: Logger,
+    callbacks: Sequence[pl.Callback],
+    writer: AtomicCheckpointIO,
+    *,
+    n_rows: int,
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
+        num_nodes=spec.nodes,
         # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
         strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
         precision=spec.precision,
@@ -294,7 +310,7 @@ def _build_trainer(
         log_every_n_steps=spec.log_every_steps,
         logger=curves,
         callbacks=[*callbacks, StepBar(leave=True, console_kwargs={"stderr": True})],
-        plugins=[AtomicCheckpointIO(), *_quiet_slurm()],
+        plugins=[writer, _environment()],
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -302,7 +318,10 @@ def _build_trainer(
     )
 
 
-def _quiet_slurm() -> list[ClusterEnvironment]:
-    """Keep Lightning from answering SLURM's signals with its own checkpoint, and from requeueing the job."""
-    is_chosen = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if is_chosen else []
+def _environment() -> ClusterEnvironment:
+    """Return how Lightning finds the processes, which are there already (`halspan.training.processes.group`).
+
+    It is never Lightning's environment of SLURM, which would answer signals with a checkpoint of its own and put the
+    job back, while halspan ends training at its next step, and the job script decides.
+    """
+    return TorchElasticEnvironment() if process_count() > 1 else LightningEnvironment()

@@ -1,23 +1,26 @@
-"""Signals that ask a process to end (Ctrl-C, SIGTERM, SIGUSR1): their effect, and the process's reply."""
+"""Signals that ask a process to end (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2): their effect, and the process's reply."""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from halspan.training.rundir import is_first_process
+from halspan.core.process import speaker
 
-# batch systems can send SIGUSR1 some time before a job's limit; Windows does not have it
+# Batch systems can send SIGUSR1 or SIGUSR2 some time before a job's limit, submitit the latter; Windows has neither.
+# Of several that came, the later in this order counts: submitit puts a job back on SIGUSR2 alone.
 _NAMES = {
     getattr(signal, name): shown
-    for name, shown in {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}.items()
+    for name, shown in {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2"}.items()
     if hasattr(signal, name)
 }
 _AGAIN_SECONDS = 1.0  # seconds; a second Ctrl-C comes later, while programs send a signal twice at once
 _STDERR = 2
+_ORDER = list(_NAMES)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,17 +74,13 @@ class Signals:
         self._waits = True
         self._take()
 
-    def end(self, number: int = signal.SIGTERM) -> NoReturn:
+    def end(self) -> NoReturn:
         """Raise the signal that was recorded.
-
-        Args:
-            number: Number of the signal, if another process received it.
 
         Raises:
             Interrupted: Always.
         """
-        self.number = self.number or number
-        raise Interrupted(self.number)
+        raise Interrupted(signal.SIGTERM if self.number is None else self.number)
 
     def _take(self) -> dict[signal.Signals, Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -96,8 +95,20 @@ class Signals:
                 _say(f"{_NAMES[signal.Signals(number)]}: training ends after this step")
                 return
         elif number != signal.SIGINT or seconds < _AGAIN_SECONDS:
+            self.number = max(self.number or number, number, key=_ORDER.index)
             return
         self.end()
+
+    @property
+    def flags(self) -> list[bool]:
+        """Return for each signal, in a fixed order, whether it is the one that counts."""
+        return [number == self.number for number in _ORDER]
+
+    def take_flags(self, flags: Sequence[bool]) -> bool:
+        """Count the signal of any process, by the `flags` of all; return whether one came."""
+        came = [number for number, flag in zip(_ORDER, flags, strict=True) if flag]
+        self.number = came[-1] if came else self.number
+        return bool(came)
 
 
 def leave_signals_to_parent(_: int) -> None:
@@ -111,6 +122,5 @@ def leave_signals_to_parent(_: int) -> None:
 
 def _say(line: str) -> None:
     """Write a line without any lock or buffer, because a handler may run in the middle of another line."""
-    if is_first_process():
-        with suppress(OSError):
-            os.write(_STDERR, f"\n{line}\n".encode())
+    with suppress(OSError):
+        os.write(_STDERR, f"\n{speaker()}{line}\n".encode())

@@ -10,9 +10,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from halspan.core.checks import show
 from halspan.core.errors import ConfigError
 from halspan.core.files import read_bytes, write_text
+from halspan.core.process import is_first_process
 from halspan.core.text.printable import printable
 from halspan.training.run_spec import LoggerSpec, WandbLoggerSpec
-from halspan.training.rundir import RunDirectory, is_first_process
+from halspan.training.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -26,7 +26,8 @@ class TrainerSpec:
 
     Attributes:
         accelerator: Kind of device that runs the detector.
-        devices: Number of processes on this machine, with one accelerator each.
+        devices: Number of processes on a machine, with one accelerator each.
+        nodes: Number of machines.
         strategy: `auto` for one device, `ddp` for several.
         precision: Precision of the forward pass; heads and losses stay in float32.
         threads: CPU threads of each process; None for torch's own choice.
@@ -75,16 +76,23 @@ class TrainerSpec:
     keep_images: Annotated[Annotated[bool, Field(strict=True)] | Literal["auto"], BeforeValidator(_read_switch)] = False
     keep_folder: Annotated[str, Field(min_length=1)] | None = None
     keep_gib: Positive = 32.0
+    nodes: Count = 1
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
             raise ValueError("max_steps and max_epochs are both null, so training would never end; set one of them")
-        if self.devices > 1 and self.strategy == "auto":
-            raise ValueError(f"strategy 'auto' drives one device, devices is {self.devices}; set strategy to ddp")
-        if self.rows_per_batch < self.devices:
+        if self.all_devices > 1 and self.strategy == "auto":
+            raise ValueError(f"strategy 'auto' drives one device, not {self.all_devices}; set strategy to ddp")
+        if self.rows_per_batch < self.all_devices:
             raise ValueError(
-                f"rows_per_batch {self.rows_per_batch} leaves some of {self.devices} devices without a row; raise it"
+                f"rows_per_batch {self.rows_per_batch} leaves some of {self.all_devices} devices without a row; raise "
+                "it"
             )
+
+    @property
+    def all_devices(self) -> int:
+        """Return the number of processes on all machines."""
+        return self.devices * self.nodes
 
     def total_steps(self, n_rows: int) -> int:
         """Return the optimizer steps of a run over `n_rows` training rows."""
@@ -186,7 +194,7 @@ class RunSpec:
         run_name: what was chosen and, in a sweep, its overrides: the run's identity.
         run_dir: where everything is left.
         seed: of the initial heads and LoRA, the order of rows, dropout and the derangement of images.
-        resume: continue from `last.ckpt`.
+        resume: continue from `last.ckpt`; `auto` where there is one, so that the same command begins a run and goes on.
         overwrite: start again where there is a run already.
         plan: say what memory the run needs, and do nothing else.
         blank_images: control: every image, in training and judging, is replaced by a gray one of its size.
@@ -204,7 +212,7 @@ class RunSpec:
     run_name: str
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    resume: Annotated[bool, Field(strict=True)]
+    resume: Annotated[bool, Field(strict=True)] | Literal["auto"]
     overwrite: Annotated[bool, Field(strict=True)]
     plan: Annotated[bool, Field(strict=True)] = False
     blank_images: Annotated[bool, Field(strict=True)]

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from halspan.core.errors import ConfigError
 from halspan.core.files import read_bytes
+from halspan.core.process import is_first_process
 
 _MARKS = (  # a line in every run's configuration, also from earlier versions
     b"_target_: halspan.training.run_spec.RunSpec",
@@ -52,6 +54,16 @@ class RunDirectory:
     def last(self) -> Path:
         """Return the newest checkpoint, from which a resumed run continues."""
         return self.path / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """Return the checkpoint before `last.ckpt`, for the case that this one is damaged."""
+        return self.path / "previous.ckpt"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to continue from."""
+        return self.last.exists() or self.previous.exists()
 
     @property
     def best(self) -> Path:
@@ -97,29 +109,33 @@ class RunDirectory:
             return False
         return any(mark in lines for mark in _MARKS)
 
-    def check(self, *, resume: bool, overwrite: bool, is_one_of_many: bool = False) -> None:
+    def check(self, *, resume: bool | Literal["auto"], overwrite: bool, is_one_of_many: bool = False) -> bool:
         """Check that a run may start here, without changing anything.
 
         Args:
-            resume: Whether the run continues.
+            resume: Whether the run continues; `auto` where there is something to continue.
             overwrite: Whether the run starts again.
             is_one_of_many: Whether it is a job of a sweep; when a sweep is resumed, some jobs may not have begun.
+
+        Returns:
+            Whether the run continues.
 
         Raises:
             ConfigError: There is a run, and neither or both of `resume` and `overwrite` are given; there is no run to
                 continue; or a file that no run wrote has a name that this one needs.
         """
         if resume and overwrite:
-            raise ConfigError("resume, overwrite: both are true; continue the run or start again, not both")
+            raise ConfigError("resume, overwrite: both are given; continue the run or start again, not both")
         if not self.is_run:
             self._refuse_strangers()
-            if resume and not is_one_of_many:
+            if resume is True and not is_one_of_many:
                 raise ConfigError(f"resume: {self.path} holds no run to continue; leave resume=true out to begin one")
         elif not resume and not overwrite and (state := self._state()):
             raise ConfigError(
                 f"run_dir: {self.path} holds {state}; add resume=true to continue, overwrite=true to start "
                 "again, or run_dir=... for another folder"
             )
+        return self.is_run and self._state() is not None if resume == "auto" else resume
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -189,7 +205,9 @@ class RunDirectory:
 
     def _written(self) -> list[Path]:
         """List the files with names that runs and evaluations use, except the configuration."""
-        own = [path for path in (self.split, self.last, self.best, self.wandb_id) if os.path.lexists(path)]
+        own = [
+            path for path in (self.split, self.last, self.previous, self.best, self.wandb_id) if os.path.lexists(path)
+        ]
         figures = [
             path for folder in ("", "evaluations/*/") for name in _FIGURES for path in self.path.glob(folder + name)
         ]
@@ -214,15 +232,9 @@ class RunDirectory:
     def _state(self) -> str | None:
         if self.metrics.exists():
             return "a finished run"
-        return "an unfinished run" if self.last.exists() else None
+        return "an unfinished run" if self.has_checkpoint else None
 
 
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def is_first_process() -> bool:
-    """Return whether this process, of those that train together, is the one that writes files and reports."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"

@@ -91,8 +91,11 @@ def _write_world(folder: Path, plan: list[tuple[str, tuple[Generator, ...]]], se
     try:
         chunks = [(seed, plan[i : i + _CHUNK], partial) for i in range(0, len(plan), _CHUNK)]
         write_jsonl(partial / "captions.jsonl", _captioned(chunks))
-        if not folder.is_dir():
+        try:
             partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster, with the same world
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -54,6 +54,8 @@ def save_tiny_llama4(folder: Path, *, seed: int = 0) -> None:
         torch.manual_seed(seed)
         model = Llama4ForConditionalGeneration(_build_config(tokenizer))
     image_processor = Llama4ImageProcessorPil(size={"height": TILE, "width": TILE}, max_patches=4)
+    # processes that train together each write a folder of their own; transformers would let only the first one write
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
     model.save_pretrained(folder)
     Llama4Processor(image_processor, tokenizer, patch_size=PATCH).save_pretrained(folder)
 

@@ -1,0 +1,1 @@
+"""Processes that train together: how they are found, started, joined and watched."""
