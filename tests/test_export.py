@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from halspan.app.configuration.settings import read_settings
 from halspan.app.entry import run_entry
 from halspan.cli import main as console_command
 from halspan.core.captions import Caption
-from halspan.core.errors import ModelError
+from halspan.core.errors import ConfigError, ModelError
 from halspan.data.images import load_image
 from halspan.data.readers.jsonl import write_jsonl
 from halspan.inference.comparison import _arrays, _compare, score_each
@@ -264,3 +265,28 @@ def test_the_images_of_the_run_may_be_gone(place, tmp_path, caplog):
     assert (len(samples.predictions), samples.are_real) == (3, False)
     assert load_image(tmp_path / "drawn.png").mode == "RGB"
     assert "images of the test part are gone" in caplog.text
+
+
+def test_what_a_killed_export_has_left_is_removed_and_what_it_replaced_is_put_back(tmp_path):
+    place, temporary, old = tmp_path / "mine", tmp_path / ".mine.tmp", tmp_path / ".mine.old"
+    for folder in (temporary, old):
+        folder.mkdir()
+    (temporary / "half.safetensors").touch()
+    (old / "detector.json").touch()
+    with suppress(RuntimeError), export_app._new_folder(place, overwrite=False) as folder:
+        assert not list(folder.iterdir())
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in place.iterdir()] == ["detector.json"]
+    with export_app._new_folder(place, overwrite=True) as folder:
+        (folder / "new.json").touch()
+    assert [path.name for path in place.iterdir()] == ["new.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_two_processes_do_not_export_to_one_place(tmp_path):
+    with export_app._new_folder(tmp_path / "mine", overwrite=False):
+        other = export_app._new_folder(tmp_path / "mine", overwrite=False)
+        with pytest.raises(ConfigError, match="another process is exporting there"):
+            other.__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

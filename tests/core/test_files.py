@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from halspan.core.files import open_regular, replacing, write_json, write_text
+from halspan.core.files import open_regular, remove_unfinished, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_only_when_all_of_it_was_written(tmp_path):
@@ -66,3 +66,15 @@ def test_a_link_that_waits_for_a_temporary_file_is_not_written_through(tmp_path)
     write_text(tmp_path / "metrics.json", "{}")
     assert (tmp_path / "metrics.json").read_text() == "{}"
     assert (tmp_path / "precious.txt").read_text() == "keep"
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    left = [".metrics.json.123.tmp", "predictions/.val.jsonl.7.tmp"]
+    kept = [".notes.tmp", "a.123.tmp", "metrics.json", ".metrics.json.123.tmp.bak"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.1.tmp").mkdir()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert (tmp_path / ".folder.1.tmp").is_dir()

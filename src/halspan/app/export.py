@@ -1,6 +1,5 @@
 """The export command: it writes a trained detector into a folder that loads anywhere."""
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from halspan.app.configuration import configure
@@ -60,20 +60,51 @@ def _check_values(config: DictConfig) -> None:
 
 @contextmanager
 def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder; it is moved into place when the block succeeds, and removed otherwise."""
+    """Yield a temporary folder; it is moved into place when the block succeeds, and removed otherwise.
+
+    What a killed process has left is removed, and a folder that it was about to replace is put back.
+    """
     if place.exists() and not overwrite:
         raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
     if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
         raise ConfigError(f"to: {place} holds files other than a detector; choose another folder")
-    temporary, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    temporary, old, lock = (place.with_name(f".{place.name}.{end}") for end in ("tmp", "old", "lock"))
     try:
-        temporary.mkdir(parents=True)
+        with _held(lock):
+            if old.exists() and not place.exists():
+                old.rename(place)
+            for left in (temporary, old):
+                shutil.rmtree(left, ignore_errors=True)
+            yield from _replaced(place, temporary, old)
+    except OSError as error:
+        raise ConfigError(f"to: {place} cannot be written ({error}); choose another place") from None
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    """Keep other processes from the same export; the lock of a killed process is released."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, blocking=False)
+    try:
+        held.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"to: another process is exporting there ({lock}); wait until it has ended, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before others lock it: a lock on a removed file has no effect
+        held.release()
+
+
+def _replaced(place: Path, temporary: Path, old: Path) -> Iterator[Path]:
+    try:
+        temporary.mkdir()
         yield temporary
         if place.exists():
             place.rename(old)
         temporary.rename(place)
-    except OSError as error:
-        raise ConfigError(f"to: {place} cannot be written ({error}); choose another place") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from halspan.core.errors import ConfigError
-from halspan.core.files import read_bytes
+from halspan.core.files import read_bytes, remove_unfinished
 from halspan.core.process import is_first_process
 
 _MARKS = (  # a line in every run's configuration, also from earlier versions
@@ -166,6 +166,7 @@ class RunDirectory:
                 f"run_dir: {self.path} cannot be made or written ({reason}); choose another place"
             ) from None
         try:
+            remove_unfinished(self.path)
             yield
         finally:
             with suppress(OSError):  # before others lock it: a lock on a removed file has no effect
