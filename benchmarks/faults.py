@@ -115,7 +115,7 @@ def prepared(folder: Path) -> Iterator[list[Command]]:
             Command("training", partial(train, corpus), look_at_run),
             Command("judging", partial(judge, reference / "run"), look_at_run),
             Command("exporting", partial(export, reference / "run"), look_at_files),
-            Command("downloading", partial(download, urls), look_at_files),
+            Command("downloading", partial(download, urls), look_at_images),
         ]
     finally:
         server.shutdown()
@@ -260,6 +260,14 @@ def look_at_files(place: Path) -> dict[str, Any]:
         for path in sorted(place.rglob("*"))
         if path.is_file()
     }
+
+
+def look_at_images(place: Path) -> dict[str, Any]:
+    """Return a hash of every image, and the lines of the manifest, which come as servers answer, without cut ones."""
+    left = look_at_files(place)
+    manifest = next(place.rglob("manifest.jsonl"))
+    lines = sorted(line for line in manifest.read_text().splitlines() if line.endswith("}"))
+    return left | {str(manifest.relative_to(place)): lines}
 
 
 def look_at_run(place: Path) -> dict[str, Any]:
