@@ -34,6 +34,7 @@ OF_THE_HUB, TINY = "model=qwen3_vl", "model=llama4_tiny"
 RUN = {
     "make quickstart": f"python train.py overwrite=true {SMALL} {WORLD}",
     "python train.py resume=true": f"{SMALL} {WORLD}",
+    "python train.py resume=auto": f"{SMALL} {WORLD}",
     "python train.py --help": "",
     "python export.py run=checkpoints/shapes to=exports/shapes": "captions=2",
     "python export.py run=checkpoints/shapes to=exports/merged merge=true": "captions=2",

@@ -233,7 +233,7 @@ def test_a_corpus_may_have_moved_and_the_machine_may_be_another(edited, whole, t
 
 def test_a_run_that_has_trained_nothing_yet_may_begin_with_another_corpus(edited, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
-    for name in ("metrics.json", "last.ckpt", "best.ckpt"):
+    for name in ("metrics.json", "last.ckpt", "previous.ckpt", "best.ckpt"):
         (folder / name).unlink()
     assert resume(edited(relabel), folder) is None
 

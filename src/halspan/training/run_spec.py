@@ -212,7 +212,7 @@ class RunSpec:
     run_name: str
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    resume: Annotated[bool, Field(strict=True)] | Literal["auto"]
+    resume: Literal[True, False, "auto"]
     overwrite: Annotated[bool, Field(strict=True)]
     plan: Annotated[bool, Field(strict=True)] = False
     blank_images: Annotated[bool, Field(strict=True)]
