@@ -53,3 +53,4 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/faults.py
