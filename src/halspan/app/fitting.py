@@ -37,11 +37,13 @@ from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.inventory import gib, take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
 from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
+from halspan.models.sharding.lockstep import in_step
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
 from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
 from halspan.training.fit import check_length, check_machine, fit, seed_process
 from halspan.training.loggers import build_logger, finish_logger
+from halspan.training.parallel.shards import join_processes
 from halspan.training.run_spec import RunSpec, TrainerSpec, describe_recipe
 from halspan.training.rundir import RunDirectory, is_first_process
 
@@ -67,6 +69,7 @@ def train_and_judge(
     if is_first_process():
         _check_plan(spec)
         _show_recipe(spec)
+    join_processes(spec.trainer)
     seed_process(spec.trainer, spec.seed)
     detector, encoder = _build(spec, corpus)
     keeper = _open_keeper(spec, detector, encoder)
@@ -138,7 +141,7 @@ def _show_recipe(spec: RunSpec) -> None:
 
 
 def _build(spec: RunSpec, corpus: Corpus) -> tuple[SpanDetector, RowEncoder]:
-    detector, encoder = build_detector(spec.model, corpus.taxonomy)
+    detector, encoder = build_detector(spec.model, corpus.taxonomy, in_shards=spec.trainer.strategy == "fsdp")
     if is_first_process():
         open_console().print(weights_table(take_inventory(detector)), "")
         open_console().print(trainable_table(detector.trainable_parameters_by_component()))
@@ -232,15 +235,16 @@ def _fit_and_judge(
             _show_profile(place)
             sample = spec.judge.choose(parts.parts(), seed=spec.seed)
             jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
-            scored = score_jobs(
-                make_scorer(detector, encoder, spec),
-                jobs,
-                name=place.path.name,
-                taxonomy=corpus.taxonomy,
-                captions_per_row=spec.trainer.captions_per_row,
-                batch_tokens=tokens_per_pass(spec),
-                blank_images=spec.blank_images,
-            )
+            with in_step(detector):
+                scored = score_jobs(
+                    make_scorer(detector, encoder, spec),
+                    jobs,
+                    name=place.path.name,
+                    taxonomy=corpus.taxonomy,
+                    captions_per_row=spec.trainer.captions_per_row,
+                    batch_tokens=tokens_per_pass(spec),
+                    blank_images=spec.blank_images,
+                )
             metrics, predictions = judge(
                 [scored],
                 corpus=corpus,
@@ -253,6 +257,9 @@ def _fit_and_judge(
             )
             leave_figures(metrics, predictions, place.path)
             show_figures(metrics, place.path)
+        else:
+            with in_step(detector):
+                pass  # the first process scores; where layers are in shards, it needs those of the others
     finally:
         finish_logger(curves, {path: value for path, value in flatten(metrics).items() if isinstance(value, float)})
     return metrics

@@ -30,6 +30,7 @@ from halspan.models.inputs.parts import mark_parts
 from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
+from halspan.models.sharding.lockstep import Lockstep
 from halspan.models.sharding.marks import has_shards, holds_scales
 
 _SAME_STATES = 0.05  # relative difference; rounding to bfloat16 causes some
@@ -69,6 +70,8 @@ def build_detector(
         _check_image_settings(detector, encoder, spec)
     if backbone.family is DEFAULT:
         _check_default_row(detector, encoder, backbone.model.config.model_type)
+    if in_shards:
+        detector.lockstep = Lockstep(detector, _example(detector, encoder))
     return detector, encoder
 
 
@@ -156,6 +159,7 @@ class SpanDetector(nn.Module):
     Attributes:
         family: Family of the backbone.
         on_features: Function that is given the features of each row that is to be kept, when a pass has them.
+        lockstep: What keeps passes of processes in step that hold the backbone together; None for one process.
 
     Raises:
         ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
@@ -175,6 +179,7 @@ class SpanDetector(nn.Module):
         model, family = backbone.model, backbone.family
         self.family = family
         self.on_features: Callable[[Sequence[Draft], Sequence[Features]], None] | None = None
+        self.lockstep: Lockstep | None = None
         self._dtype: torch.dtype = model.dtype
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())

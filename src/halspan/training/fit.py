@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -28,6 +29,7 @@ from halspan.training.encoding import EncodeRows
 from halspan.training.interruption import Signals
 from halspan.training.kept_images import KeepImages
 from halspan.training.module import DetectorModule, load_trained
+from halspan.training.parallel.shards import ShardsStrategy
 from halspan.training.private_lightning import StepBar
 from halspan.training.profiling import Profile
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
@@ -271,8 +273,7 @@ def _build_trainer(
     return pl.Trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
-        # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
-        strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
+        strategy=_build_strategy(spec),
         precision=spec.precision,
         max_epochs=1,  # the loader yields all steps of the run in one epoch
         check_val_every_n_epoch=None,
@@ -287,6 +288,13 @@ def _build_trainer(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
+
+
+def _build_strategy(spec: TrainerSpec) -> DDPStrategy | Literal["auto"]:
+    if spec.strategy == "fsdp":
+        return ShardsStrategy()
+    # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
+    return DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto"
 
 
 def _quiet_slurm() -> list[ClusterEnvironment]:

@@ -1,7 +1,8 @@
 """Decoder layers in shards: torch's `fully_shard`, without any cast of what it exchanges.
 
-Packed 4-bit weights are bytes, not numbers: a cast would change them without a word. Each layer is whole on a device only
-while it runs, in the forward and again in the backward pass. Adapters, which are put on later, stay whole everywhere.
+Packed 4-bit weights are bytes, not numbers: a cast would damage them, and nothing would say so. A layer is whole on a
+device only while it runs, in the forward and again in the backward pass. Adapters, which are put on later, stay whole
+on every device.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,9 +39,7 @@ class Slice:
     def parameter(self, mesh: DeviceMesh) -> nn.Parameter:
         """Return the whole weight as a parameter that has these rows here."""
         strides = torch.empty(self.shape, device="meta").stride()
-        whole = DTensor.from_local(
-            self.rows, mesh, [Shard(0)], run_check=False, shape=self.shape, stride=strides
-        )
+        whole = DTensor.from_local(self.rows, mesh, [Shard(0)], run_check=False, shape=self.shape, stride=strides)
         parameter = nn.Parameter(whole, requires_grad=False)
         for name, value in self.marks.items():
             setattr(parameter, name, value)
@@ -51,7 +50,9 @@ Place = tuple[nn.Module, str]
 """A module, and the name of one of its own parameters."""
 
 
-def shard_layers(decoder: nn.Module, layers: Iterable[nn.Module], slices: Mapping[Place, Slice], mesh: DeviceMesh) -> None:
+def shard_layers(
+    decoder: nn.Module, layers: Iterable[nn.Module], slices: Mapping[Place, Slice], mesh: DeviceMesh
+) -> None:
     """Let processes hold the layers of a text decoder in shards.
 
     Args:
@@ -68,4 +69,3 @@ def shard_layers(decoder: nn.Module, layers: Iterable[nn.Module], slices: Mappin
     fully_shard(decoder, mesh=mesh, mp_policy=_NO_CAST, ignored_params=others)
     for (owner, name), part in slices.items():
         owner.register_parameter(name, part.parameter(mesh))
-

@@ -29,8 +29,8 @@ def stand_in(shape: Iterable[int], dtype: torch.dtype, device: torch.device, val
     return torch.full((), value, dtype=dtype, device=device).expand(tuple(shape))
 
 
-class ReadingFailed(BaseException):  # noqa: N818  # not an error that transformers may collect and go on from
-    """Reading went wrong in this process: it must not go on with the next weight, which the others would take for this one.
+class ReadingFailed(BaseException):  # transformers collects exceptions, and goes on
+    """The end of reading in this process, which must not go on to the next weight: others would take it for this one.
 
     Args:
         error: What went wrong.

@@ -17,8 +17,8 @@ def count() -> int:
 
 
 def mesh_of(device: torch.device) -> DeviceMesh:
-    """Return all processes in a row, each with its device; by the name of the row, peft knows how weights are divided."""
-    return init_device_mesh(device.type, (count(),), mesh_dim_names=("fsdp",))
+    """Return all processes in a row, each with its device."""
+    return init_device_mesh(device.type, (count(),), mesh_dim_names=("fsdp",))  # peft knows shards by this name
 
 
 def rows_of(n_rows: int, process: int, n_processes: int) -> tuple[int, int]:

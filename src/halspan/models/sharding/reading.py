@@ -1,6 +1,6 @@
 """Reading a checkpoint in several processes: one of them reads a layer, quantizes it, and sends each its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,10 @@ def divide_reading(tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> d
         dtype: Type in which they are loaded.
     """
     here = processes.number()
-    return {name: stored if _owner_of(name) in (None, here) else ReadElsewhere(stored, dtype) for name, stored in tensors.items()}
+    return {
+        name: stored if _owner_of(name) in (None, here) else ReadElsewhere(stored, dtype)
+        for name, stored in tensors.items()
+    }
 
 
 def _owner_of(name: str) -> int | None:
@@ -153,11 +156,9 @@ class Shards:
         self._decoder = find_decoder(model, family_of(model.config.model_type))
         self._layers = list(find_layers(self._decoder))
         modules = {id(module): path for path, module in model.named_modules()}
-        self._compared = max(self._layers, key=lambda layer: sum(p.numel() for p in layer.parameters()))
+        self._compared = _largest(self._layers)
         self._in_compared = f"{modules[id(self._compared)]}."
-        names = [
-            f"{modules[id(layer)]}.{name}" for layer in self._layers for name, _ in layer.named_parameters()
-        ]
+        names = [f"{modules[id(layer)]}.{name}" for layer in self._layers for name, _ in layer.named_parameters()]
         self._shapes = {name: model.get_parameter(name).shape for name in names}
         self._slices: dict[str, Slice] = {}
         self._scales: dict[str, Slice] = {}
@@ -247,6 +248,12 @@ class Shards:
         return layer
 
 
+def _largest(layers: Sequence[nn.Module]) -> nn.Module:
+    """Return the largest of the layers that are like the first: others may need an image (Mllama's cross-attention)."""
+    alike = [layer for layer in layers if type(layer) is type(layers[0])]
+    return max(alike, key=lambda layer: sum(parameter.numel() for parameter in layer.parameters()))
+
+
 def _place_of(model: Any, name: str) -> Place:
     """Return where a weight is; one that is unpacked on use is below the module that it belongs to."""
     path, _, leaf = name.rpartition(".")
@@ -257,7 +264,7 @@ def _place_of(model: Any, name: str) -> Place:
 def _owner_of_scales(model: Any, name: str) -> Any:
     """Return the module that lends the scales of a weight in 4 bits to its `QuantState`."""
     owner, leaf = _place_of(model, name)
-    return owner[0] if leaf == "original" else owner
+    return owner.get_submodule("0") if leaf == "original" else owner  # the parametrization that unpacks it
 
 
 def _check_read(model: nn.Module) -> None:

@@ -1,0 +1,1 @@
+"""Training in several processes: how they start, and what Lightning does with them."""
