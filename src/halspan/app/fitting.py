@@ -36,7 +36,7 @@ from halspan.models.kept.store import Store
 from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.inventory import gib, take_inventory
 from halspan.models.plan.memory import PassSize, make_plan
-from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
+from halspan.models.plan.remedies import find_devices, find_enough, find_remedies, require_room, shrink_to_fit
 from halspan.models.sharding.lockstep import in_step
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
 from halspan.reporting.profile_page import write_profile_page
@@ -94,7 +94,11 @@ def tokens_per_pass(spec: RunSpec) -> int:
 def choose_pass(model: ModelSpec, trainer: TrainerSpec) -> PassSize:
     """Return the size of a pass: the one that was asked for, or as large as every device has memory for."""
     share = -(-trainer.rows_per_batch // trainer.devices)
-    whole = PassSize(tokens=share * model.pack_tokens, is_mixed=trainer.precision == "bf16-mixed")
+    whole = PassSize(
+        tokens=share * model.pack_tokens,
+        is_mixed=trainer.precision == "bf16-mixed",
+        devices=trainer.devices if trainer.strategy == "fsdp" else None,
+    )
     if trainer.tokens_per_pass != "auto":
         return replace(whole, tokens=trainer.tokens_per_pass)
     devices = find_devices(trainer.accelerator, trainer.devices)
@@ -109,7 +113,9 @@ def show_plan(config: DictConfig) -> None:
     devices = find_devices(trainer.accelerator, trainer.devices)
     is_short = any(plan.peak > device.free for device in devices)
     remedies = find_remedies(model, size, plan) if is_short else []
-    for part in show_tables(plan, devices, remedies):
+    may_share = trainer.accelerator == "gpu" and (trainer.strategy == "fsdp" or is_short or not devices)
+    enough = find_enough(model, size, plan, devices) if may_share else []
+    for part in show_tables(plan, devices, remedies, enough):
         open_console().print(part)
 
 
