@@ -19,7 +19,7 @@ MOST_DEVICES = 1024
 """Largest number of devices that is looked at."""
 
 SCALES_OF_SCALES = "nf4 (scales of scales)"
-"""What each device has whole of weights in 4 bits: their scales are in blocks of 256, which share a scale themselves."""
+"""What each device has whole of weights in 4 bits: the scales that 256 of their scales share."""
 
 _WHOLE_LAYERS = 3  # the one that runs, the next one, and the buffer in which a layer arrives
 

@@ -28,13 +28,14 @@ def compare(decoder: Any, layer: nn.Module, whole: nn.Module | None, *, number: 
     probe = torch.ones_like(states)
     (gradient,) = torch.autograd.grad(states, inputs, probe)
     owner = int(processes.add_up(torch.tensor(0 if whole is None else processes.number(), device=states.device)))
-    expected = [torch.empty_like(states), torch.empty_like(gradient)]
+    expected = [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in (states, gradient)]
     if whole is not None:
         inputs = inputs.detach().requires_grad_()
         own = _states_of(whole(inputs, **named))
-        expected = [own.detach(), *torch.autograd.grad(own, inputs, probe)]
+        for tensor, value in zip(expected, [own.detach(), *torch.autograd.grad(own, inputs, probe)], strict=True):
+            tensor.copy_(value)
     for tensor in expected:
-        processes.broadcast(tensor.contiguous(), owner=owner)
+        processes.broadcast(tensor, owner=owner)
     differs = not states.equal(expected[0]) or _difference(gradient, expected[1]) > _SAME_GRADIENT
     if int(processes.add_up(torch.tensor(int(differs), device=states.device))):
         raise ModelError(

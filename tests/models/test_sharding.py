@@ -1,0 +1,139 @@
+"""Backbones in shards: processes of their own, each beside the same detector whole."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from halspan.models.backbones.depth import layer_number
+from halspan.models.sharding.processes import rows_of
+from halspan.testing.tiny_families import PROMPTS, save_tiny
+
+WORKER = Path(__file__).parent / "sharding_worker.py"
+
+Case = dict[str, Any]
+Results = list[list[Case]]
+
+
+def start(folder: Path, family: str, cases: list[Case], *, processes: int) -> Results:
+    """Run cases in several processes; return the results of each process."""
+    save_tiny(family, folder / "backbone")
+    common = [str(processes), str(folder), str(folder / "backbone"), family, *map(json.dumps, cases)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(rank), *common],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, text in zip(running, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+CASES: dict[str, Case] = {
+    "bf16": {"do": "compare", "dtype": "bfloat16"},
+    "nf4": {"do": "compare", "quantize": "nf4"},
+    "other work": {"do": "differ in work", "quantize": "nf4"},
+    "cast": {"do": "cast"},
+}
+SLOW: dict[str, Case] = {
+    "float32": {"do": "compare"},
+    "float32, recomputed": {"do": "compare", "gradient_checkpointing": True},
+    "nf4, computed in bf16": {"do": "compare", "quantize": "nf4", "dtype": "bfloat16"},
+    "nf4, recomputed": {"do": "compare", "quantize": "nf4", "gradient_checkpointing": True},
+    "nf4, sdpa": {"do": "compare", "quantize": "nf4", "attention": "sdpa"},
+    "nf4, upper layer alone": {"do": "compare", "quantize": "nf4", "lora": {"layers": 1}},
+    "nf4, heads alone": {"do": "compare", "quantize": "nf4", "lora": None},
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
+    """Run the tiny Llama-4 in two processes; give the results of both for each case."""
+    results = start(tmp_path_factory.mktemp("two"), "llama4", list(CASES.values()), processes=2)
+    return {name: [of_one[number] for of_one in results] for number, name in enumerate(CASES)}
+
+
+def is_right(found: Case) -> bool:
+    """Return whether a detector in shards was the same as the whole one, and its shards those of the plan."""
+    assert found["bytes in shards"] == found["planned bytes in shards"]
+    return all(value for value in found.values() if isinstance(value, bool))
+
+
+@pytest.mark.parametrize("name", ["bf16", "nf4"])
+def test_a_detector_in_shards_gives_the_numbers_of_one_process_bit_for_bit(two, name):
+    for found in two[name]:
+        assert found["forward"]
+        assert found["inference"]
+        assert found["gradients"]
+        assert (
+            found["n_gradients"] == 2 * 2 * 9 + 14
+        )  # layers; A and B; matrices and expert parameters; weights of heads
+
+
+@pytest.mark.parametrize("name", ["bf16", "nf4"])
+def test_each_process_has_its_share_of_the_layers_as_planned_and_adapters_whole(two, name):
+    for found in two[name]:
+        assert found["bytes in shards"] == found["planned bytes in shards"]
+        assert found["adapters are whole"]
+        assert found["inventory"]
+        assert found["counts"]
+    assert sum(found["bytes in shards"] for found in two[name]) == two[name][0]["bytes in all shards"]
+
+
+@pytest.mark.parametrize("name", ["bf16", "nf4"])
+def test_each_weight_of_a_layer_is_read_once_by_one_process(two, name):
+    first, second = (found["read"] for found in two[name])
+    in_layers = {path for path in first | second if layer_number(path) is not None}
+    assert {layer_number(path) for path in in_layers} == {0, 1}
+    assert all(first.get(path, 0) + second.get(path, 0) == 1 for path in in_layers)
+    assert {layer_number(path) for path in first} == {None, 0}
+    assert {layer_number(path) for path in second} == {None, 1}
+
+
+def test_a_process_with_less_work_takes_part_without_changing_anything(two):
+    assert all(found["forward"] and found["gradients"] for found in two["other work"])
+
+
+def test_weights_that_do_not_arrive_as_they_were_read_end_the_run_in_every_process(two):
+    for found in two["cast"]:
+        assert re.match(
+            r"trainer.strategy: layer 0 of the text decoder in shards differs from the whole", found["error"]
+        )
+
+
+@pytest.mark.slow
+def test_other_settings_give_the_numbers_of_one_process_too(tmp_path):
+    for of_one in start(tmp_path, "llama4", list(SLOW.values()), processes=2):
+        assert [is_right(found) for found in of_one] == [True] * len(SLOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PROMPTS)
+def test_every_family_in_three_uneven_shards_gives_the_numbers_of_one_process(family, tmp_path):
+    for of_one in start(tmp_path, family, [{"do": "compare"}, {"do": "compare", "quantize": "nf4"}], processes=3):
+        assert [is_right(found) for found in of_one] == [True, True]
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 5, 8])
+def test_rows_are_divided_as_torch_divides_them(n_rows):
+    rows = list(range(n_rows))
+    parts = [rows[slice(*rows_of(n_rows, process, 3))] for process in range(3)]
+    chunks = [chunk.tolist() for chunk in torch.chunk(torch.arange(n_rows), 3)] if n_rows else []
+    assert [part for part in parts if part] == [chunk for chunk in chunks if chunk]
+    assert [row for part in parts for row in part] == rows
