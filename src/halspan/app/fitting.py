@@ -34,8 +34,9 @@ from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.kept.keeping import Keeper, open_keeper
 from halspan.models.kept.store import Store
 from halspan.models.model_spec import ModelSpec
+from halspan.models.plan.duration import Duration, estimate_duration
 from halspan.models.plan.inventory import gib, take_inventory
-from halspan.models.plan.memory import PassSize, make_plan
+from halspan.models.plan.memory import PassSize, Plan, make_plan
 from halspan.models.plan.remedies import find_devices, find_enough, find_remedies, require_room, shrink_to_fit
 from halspan.models.sharding.lockstep import in_step
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
@@ -115,8 +116,22 @@ def show_plan(config: DictConfig) -> None:
     remedies = find_remedies(model, size, plan) if is_short else []
     may_share = trainer.accelerator == "gpu" and (trainer.strategy == "fsdp" or is_short or not devices)
     enough = find_enough(model, size, plan, devices) if may_share else []
-    for part in show_tables(plan, devices, remedies, enough):
+    duration = _estimate_duration(plan, trainer) if devices else None
+    for part in show_tables(plan, devices, remedies, enough, duration):
         open_console().print(part)
+
+
+def _estimate_duration(plan: Plan, trainer: TrainerSpec) -> Duration:
+    """Estimate the time of a run, or of 1,000 rows where its number of rows follows from the corpus."""
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    return estimate_duration(
+        plan.skeleton,
+        rows=1000 if trainer.max_steps is None else trainer.max_steps * trainer.rows_per_batch,
+        device=torch.device("cuda" if trainer.accelerator == "gpu" else "cpu"),
+        is_mixed=trainer.precision == "bf16-mixed",
+        devices=trainer.devices,
+    )
 
 
 def _check_plan(spec: RunSpec) -> None:

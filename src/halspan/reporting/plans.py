@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from halspan.console import WholeTable, new_table
+from halspan.models.plan.duration import MEASURED_SHARE, Duration
 from halspan.models.plan.floor import count_floor, full_row
 from halspan.models.plan.inventory import Weights, gib
 from halspan.models.plan.memory import Plan
@@ -15,7 +16,11 @@ _MOST_ROWS = 8  # devices in a table
 
 
 def show_tables(
-    plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy], enough: Sequence[Enough] = ()
+    plan: Plan,
+    devices: Sequence[Device],
+    remedies: Sequence[Remedy],
+    enough: Sequence[Enough] = (),
+    duration: Duration | None = None,
 ) -> list[WholeTable | str]:
     """Return everything to print about a plan, in order.
 
@@ -24,6 +29,7 @@ def show_tables(
         devices: Available devices; empty if there is none of the requested kind.
         remedies: Remedies for a plan that does not fit.
         enough: For one or several amounts of memory, the fewest devices that hold the backbone together.
+        duration: Time of training; None where no device is there to measure.
     """
     parts: list[WholeTable | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
     if plan.sharing is not None:
@@ -31,6 +37,8 @@ def show_tables(
     if enough:
         parts += [enough_table(enough), ""]
     parts += [floor_table(plan.skeleton), ""]
+    if duration is not None:
+        parts += [duration_table(duration), ""]
     if devices:
         parts.append(devices_table(plan, devices))
     else:
@@ -103,6 +111,25 @@ def floor_table(skeleton: Skeleton) -> WholeTable:
     if row.tiles:
         table.add_row("image and tokens: a full row", *(_giga(of.total) for of in whole))
     return table
+
+
+def duration_table(duration: Duration) -> WholeTable:
+    """Return a table of the time of training by the fewest operations, and at the share of their speed measured."""
+    table = new_table(f"Time of training on {duration.rows:,} full rows (estimate)", "", "")
+    devices = f"{duration.devices:,} device{'s' * (duration.devices > 1)}"
+    table.add_row("matrix products of one device, measured here", f"{_giga(int(duration.rate))} GFLOP/s")
+    table.add_row(f"the fewest operations at this speed, {devices}", _time(duration.by_floor))
+    table.add_row(f"at the measured share of {MEASURED_SHARE:.0%} (docs/speed.md)", _time(duration.expected))
+    if duration.all_experts > 1:
+        table.add_row(f"every token goes through {duration.all_experts:g} times its experts", "longer")
+    return table
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 def _giga(operations: int) -> str:
