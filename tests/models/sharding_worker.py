@@ -9,7 +9,9 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -131,7 +133,38 @@ def cast_by_fsdp(spec: ModelSpec) -> dict[str, Any]:
     return {"error": None}
 
 
-DO = {"compare": compare, "differ in work": differ_in_work, "cast": cast_by_fsdp}
+def read(spec: ModelSpec) -> dict[str, Any]:
+    """Read a backbone, and give the most memory of its own (that of mapped files left out) that this process took."""
+    for module in ("halspan.models.lora", "halspan.models.sharding.reading"):
+        import_module(module)
+    before, most, ended = own_memory(), 0, Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not ended.wait(0.002):
+            most = max(most, own_memory())
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    detector, _ = build_detector(spec, TAXONOMY, in_shards=True)
+    ended.set()
+    watcher.join()
+    here = [p.to_local() if is_sharded(p) else p for p in detector.parameters()]  # type: ignore[attr-defined]
+    return {
+        "most": most - before,
+        "own": sum(tensor.nbytes for tensor in here),
+        "whole": sum(parameter.nbytes for parameter in detector.parameters()),
+        "layer": sum(parameter.nbytes for parameter in detector.decoder_layers[0].parameters()),
+    }
+
+
+def own_memory() -> int:
+    """Return the bytes of this process's anonymous memory."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+DO = {"read": read, "compare": compare, "differ in work": differ_in_work, "cast": cast_by_fsdp}
 
 
 def main(rank: int, processes: int, folder: Path, backbone: str, family: str, cases: list[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from halspan.models.backbones.depth import layer_number
+from halspan.models.backbones.synthetic import save_random_llama4
 from halspan.models.sharding.processes import rows_of
 from halspan.testing.tiny_families import PROMPTS, save_tiny
 
@@ -23,12 +24,14 @@ Results = list[list[Case]]
 
 def start(folder: Path, family: str, cases: list[Case], *, processes: int) -> Results:
     """Run cases in several processes; return the results of each process."""
-    save_tiny(family, folder / "backbone")
+    if not (folder / "backbone").exists():
+        save_tiny(family, folder / "backbone")
     common = [str(processes), str(folder), str(folder / "backbone"), family, *map(json.dumps, cases)]
     running = [
         subprocess.Popen(
             [sys.executable, WORKER, str(rank), *common],
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            # glibc would keep the memory of layers that have gone
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -128,6 +131,18 @@ def test_other_settings_give_the_numbers_of_one_process_too(tmp_path):
 def test_every_family_in_three_uneven_shards_gives_the_numbers_of_one_process(family, tmp_path):
     for of_one in start(tmp_path, family, [{"do": "compare"}, {"do": "compare", "quantize": "nf4"}], processes=3):
         assert [is_right(found) for found in of_one] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_process_has_its_shard_and_a_few_layers_in_memory_while_it_reads_and_never_the_whole(tmp_path):
+    widths = {"hidden_size": 512, "intermediate_size": 1024, "intermediate_size_mlp": 2048, "num_attention_heads": 4}
+    widths |= {"num_key_value_heads": 1, "head_dim": 128, "num_hidden_layers": 24, "num_local_experts": 8}
+    save_random_llama4(tmp_path / "backbone", widths, dtype=torch.bfloat16, shard_bytes=2**27)
+    for (found,) in start(tmp_path, "llama4", [{"do": "read", "dtype": "bfloat16", "lora": None}], processes=2):
+        assert found["own"] < 0.51 * found["whole"]
+        # at most a weight at hand, the compared layer, and the three that the plan allows for a pass
+        assert found["most"] < found["own"] + 5 * found["layer"] < 0.71 * found["whole"]
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 5, 8])
