@@ -43,8 +43,8 @@ def start(folder: Path, family: str, cases: list[Case], *, processes: int) -> Re
     finally:
         for process in running:
             process.kill()
-    for process, text in zip(running, said, strict=True):
-        assert process.returncode == 0, text[-3000:]
+    failed = [text[-3000:] for process, text in zip(running, said, strict=True) if process.returncode]
+    assert not failed, "\n\n".join(failed)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
 

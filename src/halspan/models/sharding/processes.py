@@ -16,9 +16,14 @@ def count() -> int:
     return dist.get_world_size()
 
 
-def mesh_of(device: torch.device) -> DeviceMesh:
+def device() -> torch.device:
+    """Return the device of this process, on which it exchanges tensors."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def mesh() -> DeviceMesh:
     """Return all processes in a row, each with its device."""
-    return init_device_mesh(device.type, (count(),), mesh_dim_names=("fsdp",))  # peft knows shards by this name
+    return init_device_mesh(device().type, (count(),), mesh_dim_names=("fsdp",))  # peft knows shards by this name
 
 
 def rows_of(n_rows: int, process: int, n_processes: int) -> tuple[int, int]:

@@ -88,7 +88,7 @@ class ShardsReader(LoadingConverter):
 
     @override
     def update_device_map(self, device_map: Any) -> Any:
-        return {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+        return {"": processes.device()}
 
     @override
     def before_loading(self, model: Any) -> None:
@@ -111,6 +111,10 @@ class ShardsReader(LoadingConverter):
 @register_quantizer(_NF4)
 class Nf4ShardsReader(Nf4Quantizer):
     """Reader of shards in NF4."""
+
+    @override
+    def update_device_map(self, device_map: Any) -> Any:
+        return {"": processes.device()}
 
     @override
     def before_loading(self, model: Any) -> None:
@@ -229,8 +233,7 @@ class Shards:
             owner.register_parameter(BLOCK_SCALES, rows.empty())
             slices[owner, BLOCK_SCALES] = rows
         whole = self._build_whole() if self._whole else None
-        device = next(iter(self._slices.values())).rows.device
-        shard_layers(self._decoder, self._layers, slices, processes.mesh_of(device))
+        shard_layers(self._decoder, self._layers, slices, processes.mesh())
         _check_read(model)
         self._whole.clear()
         compare(self._decoder, self._compared, whole, number=self._layers.index(self._compared))
