@@ -5,18 +5,29 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from sharding_worker import cast_by_fsdp, compare
 
+from halspan.core.errors import ModelError
 from halspan.models.backbones.depth import layer_number
+from halspan.models.backbones.shards import StoredTensor
 from halspan.models.backbones.synthetic import save_random_llama4
+from halspan.models.detector import build_detector
+from halspan.models.model_spec import LoraSpec
 from halspan.models.sharding.processes import rows_of
 from halspan.testing.tiny_families import PROMPTS, save_tiny
+from halspan.testing.tiny_models import TAXONOMY
 
 WORKER = Path(__file__).parent / "sharding_worker.py"
+
+LORA = LoraSpec(r=4, alpha=8, dropout=0.0, rslora=True, targets=["language", "experts"])
 
 Case = dict[str, Any]
 Results = list[list[Case]]
@@ -118,6 +129,52 @@ def test_weights_that_do_not_arrive_as_they_were_read_end_the_run_in_every_proce
         assert re.match(
             r"trainer.strategy: layer 0 of the text decoder in shards differs from the whole", found["error"]
         )
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """Let this process be the only one of a group."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("settings", [{"quantize": "nf4"}, {"dtype": "bfloat16"}], ids=["nf4", "bf16"])
+def test_a_process_alone_gives_the_same_numbers_in_shards(make_llama4_spec, settings):
+    assert is_right(compare(make_llama4_spec(**settings, lora=LORA)))
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_layer_that_differs_is_named_with_how_much(make_llama4_spec):
+    assert "states by 0." in cast_by_fsdp(make_llama4_spec())["error"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_checkpoint_with_a_weight_of_another_shape_is_refused(make_llama4_spec, tmp_path):
+    folder = tmp_path / "backbone"
+    save_tiny("llama4", folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("layers.1.self_attn.q_proj.weight"))
+    save_file(weights | {name: torch.zeros(3, 64)}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"q_proj.weight: has shape \(3, 64\) in the checkpoint and \(64, 64\) in the"):
+        build_detector(make_llama4_spec(backbone=str(folder)), TAXONOMY, in_shards=True)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("path", ["layers.1.self_attn.q_proj.weight", "model.norm.weight"])
+def test_weights_that_nobody_read_are_refused(make_llama4_spec, monkeypatch, path):
+    """As where a family's checkpoint has names of layers that its model has not."""
+    read = StoredTensor.__getitem__
+
+    def elsewhere(stored: StoredTensor, index: object) -> torch.Tensor:
+        tensor = read(stored, index)
+        return torch.full_like(tensor, float("nan")) if stored.name.endswith(path) else tensor
+
+    monkeypatch.setattr(StoredTensor, "__getitem__", elsewhere)
+    with pytest.raises(ModelError, match=f"{path}: was read by none of the processes"):
+        build_detector(make_llama4_spec(), TAXONOMY, in_shards=True)
 
 
 @pytest.mark.slow

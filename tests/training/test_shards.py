@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import ROOT, figures, small_overrides
+import torch.distributed as dist
+from small_runs import ROOT, figures, run, small_overrides
+
+from halspan.testing.small_corpora import write_corpus
 
 SHARDS = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.threads=1", "trainer.workers=0"]
 # of three rows, one process has two and the other one, and they take different numbers of passes
@@ -26,7 +29,7 @@ KINDS = {
 # relative to the norm of the gradients: other sums of the same numbers, in float32 and in bf16
 NOISE = {"nf4": 1e-5, "bf16": 0.05}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 def command(script: Sequence[str], *arguments: Any) -> str:
@@ -68,10 +71,32 @@ def difference(first: Path, second: Path) -> float:
     return difference / norm
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave no group of processes behind, which a run in this process makes."""
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone", "without_plots")
+def test_a_run_of_one_process_in_shards_is_that_of_one_process_to_the_bit(corpus, tmp_path):
+    steady = [*small_overrides(corpus), *EXACT, *KINDS["nf4"], "trainer.max_steps=2", "trainer.val_every_steps=2"]
+    run(*steady, f"run_dir={tmp_path / 'one'}")
+    run(*steady, *SHARDS, "trainer.devices=1", f"run_dir={tmp_path / 'shards'}")
+    one, shards = (checkpoint(tmp_path / name)["state_dict"] for name in ("one", "shards"))
+    assert one.keys() == shards.keys()
+    assert all(one[name].equal(shards[name]) for name in one)
+    assert figures(tmp_path / "one") == figures(tmp_path / "shards")
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def runs(request, corpus, tmp_path_factory) -> tuple[str, Path]:
+def runs(request, tmp_path_factory) -> tuple[str, Path]:
     """Train the same run in one process and in shards, stop it in shards, and go on in shards and in one process."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    corpus = write_corpus(folder / "corpus", n_images=8)
     train(corpus, kind, folder / "one", "trainer.max_steps=6")
     train(corpus, kind, folder / "shards", *SHARDS, "trainer.max_steps=6")
     train(corpus, kind, folder / "in shards", *SHARDS, "trainer.max_steps=4")
@@ -81,6 +106,7 @@ def runs(request, corpus, tmp_path_factory) -> tuple[str, Path]:
     return kind, folder
 
 
+@pytest.mark.slow
 def test_a_run_in_shards_is_that_of_one_process(runs):
     kind, folder = runs
     assert difference(folder / "one", folder / "shards") < NOISE[kind]
@@ -95,6 +121,7 @@ def test_a_run_in_shards_is_that_of_one_process(runs):
     assert second["sentence"]["brier"] == pytest.approx(first["sentence"]["brier"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_in_shards_is_that_which_was_never_stopped(runs):
     _, folder = runs
     for name in ("last.ckpt", "best.ckpt"):
@@ -103,13 +130,15 @@ def test_a_resumed_run_in_shards_is_that_which_was_never_stopped(runs):
     assert figures(folder / "shards") == figures(folder / "in shards")
 
 
+@pytest.mark.slow
 def test_a_run_in_shards_goes_on_in_one_process(runs):
     kind, folder = runs
     assert checkpoint(folder / "in one")["global_step"] == 6
     assert difference(folder / "shards", folder / "in one") < NOISE[kind]
 
 
-def test_a_run_in_shards_is_exported_and_scores(runs, corpus, tmp_path):
+@pytest.mark.slow
+def test_a_run_in_shards_is_exported_and_scores(runs, tmp_path):
     _, folder = runs
     command(["export.py"], f"run={folder / 'shards'}", f"to={tmp_path / 'detector'}")
     (tmp_path / "records.jsonl").write_text(
@@ -118,7 +147,7 @@ def test_a_run_in_shards_is_exported_and_scores(runs, corpus, tmp_path):
     out = tmp_path / "scores.jsonl"
     command(
         ["-c", "from halspan.cli import main; main()", "score"],
-        *("-d", tmp_path / "detector", "-i", tmp_path / "records.jsonl", "-o", out, "--images", corpus.parent),
+        *("-d", tmp_path / "detector", "-i", tmp_path / "records.jsonl", "-o", out, "--images", folder / "corpus"),
     )
     scored = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(scored) == 3

@@ -70,4 +70,4 @@ def _states_of(output: Any) -> Tensor:
 
 
 def _difference(tensor: Tensor, other: Tensor) -> float:
-    return float((tensor - other).float().norm() / other.float().norm())
+    return float((tensor - other).detach().float().norm() / other.float().norm())
