@@ -37,6 +37,7 @@ MUST_BE_THERE = {
     "split/leave_one_out",
     "trainer/cpu",
     "trainer/ddp",
+    "trainer/fsdp",
     "trainer/gpu",
 }
 

@@ -1,6 +1,7 @@
 """`plan=true`, which reads neither data nor weights, and what training refuses by its plan before it reads weights."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,29 @@ def test_a_plan_leaves_nothing_behind_and_asks_for_no_corpus(monkeypatch, capsys
     assert (status, error) == (0, "")
     assert "peak" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_in_shards_lists_them_and_what_is_whole_and_the_fewest_devices(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    shards = ["model=llama4_tiny", "trainer=fsdp", "trainer.devices=3", "model.quantize=nf4"]
+    status, shown, error = train(monkeypatch, capsys, "data=jsonl", *shards, "plan=true")
+    assert (status, error) == (0, "")
+    assert [int(device) for device in re.findall(r"shard of device (\d)", shown)] == [0, 1, 2]
+    for part in ("embeddings", "vision tower", "vocabulary head"):
+        assert f"whole on each: {part}" in shown
+    assert "whole layers during a pass" in shown
+    assert re.findall(r"(\d+)\.0 GiB +1 ", shown) == ["24", "48", "80", "141"]
+    assert "Time of training" not in shown  # no device is there to be measured
+
+
+def test_a_plan_says_how_long_training_takes(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    steps = ["trainer.max_steps=20", "trainer.rows_per_batch=8", "trainer.max_epochs=null"]
+    _, shown, _ = train(monkeypatch, capsys, "data=jsonl", "model=llama4_tiny", "plan=true", *steps)
+    assert "Time of training on 160 full rows" in shown
+    assert "every token goes through 4 times its experts" in shown
+    assert "shard of device" not in shown
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def test_the_shorter_limit_ends_training():
     [
         ({"max_epochs": None}, "training would never end"),
         ({"devices": 2}, "set strategy to ddp"),
+        ({"devices": 2, "strategy": "fsdp", "compile": True}, r"layers in shards \(strategy fsdp\) are not compiled"),
         ({"devices": 8, "strategy": "ddp"}, "leaves some of 8 devices without a row"),
         ({"max_steps": 0}, "greater than or equal to 1"),
         ({"precision": "fp8"}, "'32-true' or 'bf16-mixed'"),

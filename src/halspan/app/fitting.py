@@ -36,9 +36,11 @@ from halspan.models.inputs.encoding import RowEncoder
 from halspan.models.kept.keeping import Keeper, open_keeper
 from halspan.models.kept.store import Store
 from halspan.models.model_spec import ModelSpec
+from halspan.models.plan.duration import Duration, estimate_duration
 from halspan.models.plan.inventory import gib, take_inventory
-from halspan.models.plan.memory import PassSize, make_plan
-from halspan.models.plan.remedies import find_devices, find_remedies, require_room, shrink_to_fit
+from halspan.models.plan.memory import PassSize, Plan, make_plan
+from halspan.models.plan.remedies import find_devices, find_enough, find_remedies, require_room, shrink_to_fit
+from halspan.models.sharding.lockstep import in_step
 from halspan.reporting.plans import show_tables, trainable_table, weights_table
 from halspan.reporting.profile_page import write_profile_page
 from halspan.training.encoding import EncodeRows
@@ -106,7 +108,11 @@ def tokens_per_pass(spec: RunSpec) -> int:
 def choose_pass(model: ModelSpec, trainer: TrainerSpec) -> PassSize:
     """Return the size of a pass: the one that was asked for, or as large as every device has memory for."""
     share = -(-trainer.rows_per_batch // trainer.all_devices)
-    whole = PassSize(tokens=share * model.pack_tokens, is_mixed=trainer.precision == "bf16-mixed")
+    whole = PassSize(
+        tokens=share * model.pack_tokens,
+        is_mixed=trainer.precision == "bf16-mixed",
+        devices=trainer.all_devices if trainer.strategy == "fsdp" else None,
+    )
     if trainer.tokens_per_pass != "auto":
         return replace(whole, tokens=trainer.tokens_per_pass)
     devices = find_devices(trainer.accelerator, trainer.devices)
@@ -121,8 +127,24 @@ def show_plan(config: DictConfig) -> None:
     devices = find_devices(trainer.accelerator, trainer.devices)
     is_short = any(plan.peak > device.free for device in devices)
     remedies = find_remedies(model, size, plan) if is_short else []
-    for part in show_tables(plan, devices, remedies):
+    may_share = trainer.accelerator == "gpu" and (trainer.strategy == "fsdp" or is_short or not devices)
+    enough = find_enough(model, size, plan, devices) if may_share else []
+    duration = _estimate_duration(plan, trainer) if devices else None
+    for part in show_tables(plan, devices, remedies, enough, duration):
         open_console().print(part)
+
+
+def _estimate_duration(plan: Plan, trainer: TrainerSpec) -> Duration:
+    """Estimate the time of a run, or of 1,000 rows where its number of rows follows from the corpus."""
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    return estimate_duration(
+        plan.skeleton,
+        rows=1000 if trainer.max_steps is None else trainer.max_steps * trainer.rows_per_batch,
+        device=torch.device("cuda" if trainer.accelerator == "gpu" else "cpu"),
+        is_mixed=trainer.precision == "bf16-mixed",
+        devices=trainer.all_devices,
+    )
 
 
 def _check_plan(spec: RunSpec) -> None:
@@ -153,7 +175,7 @@ def _show_recipe(spec: RunSpec) -> None:
 
 
 def _build(spec: RunSpec, corpus: Corpus) -> tuple[SpanDetector, RowEncoder]:
-    detector, encoder = build_detector(spec.model, corpus.taxonomy)
+    detector, encoder = build_detector(spec.model, corpus.taxonomy, in_shards=spec.trainer.strategy == "fsdp")
     if is_first_process():
         open_console().print(weights_table(take_inventory(detector)), "")
         open_console().print(trainable_table(detector.trainable_parameters_by_component()))
@@ -286,15 +308,16 @@ def _judge(
     """Score each process's share of the captions; the first one judges them and writes everything."""
     sample = spec.judge.choose(parts.parts(), seed=spec.seed)
     jobs, not_exchanged = plan_jobs(corpus, sample.parts, seed=spec.seed)
-    blocks = score_blocks(
-        scorer,
-        jobs,
-        captions_per_row=spec.trainer.captions_per_row,
-        batch_tokens=group.from_first(lambda: tokens_per_pass(spec)),  # free memory may differ
-        blank_images=spec.blank_images,
-        rank=group.rank,
-        count=group.count,
-    )
+    with in_step(scorer.detector):
+        blocks = score_blocks(
+            scorer,
+            jobs,
+            captions_per_row=spec.trainer.captions_per_row,
+            batch_tokens=group.from_first(lambda: tokens_per_pass(spec)),  # free memory may differ
+            blank_images=spec.blank_images,
+            rank=group.rank,
+            count=group.count,
+        )
     if not (shares := group.gather(blocks)):
         return {}
     scored = join_blocks(shares, jobs, scorer=scorer, name=place.path.name, taxonomy=corpus.taxonomy)

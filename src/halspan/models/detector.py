@@ -30,12 +30,14 @@ from halspan.models.inputs.parts import mark_parts
 from halspan.models.kept.features import Draft, Features, put, take
 from halspan.models.model_spec import LoraSpec, ModelSpec
 from halspan.models.passes import Pass, current_pass, watch
+from halspan.models.sharding.lockstep import Lockstep
+from halspan.models.sharding.marks import has_shards, holds_scales
 
 _SAME_STATES = 0.05  # relative difference; rounding to bfloat16 causes some
 
 
 def build_detector(
-    spec: ModelSpec, taxonomy: Sequence[str], *, processor: str | None = None
+    spec: ModelSpec, taxonomy: Sequence[str], *, processor: str | None = None, in_shards: bool = False
 ) -> tuple["SpanDetector", RowEncoder]:
     """Load the backbone and put a new detector on it; adapters and heads use torch's random numbers.
 
@@ -43,13 +45,15 @@ def build_detector(
         spec: Backbone, context and adapters.
         taxonomy: Types that the detector distinguishes, at least one.
         processor: Folder of the backbone's processor; None for the backbone's own place.
+        in_shards: Whether all processes of torch's group hold the decoder's layers together (see
+            `halspan.models.sharding`); they must then call this together, and take each pass together.
 
     Raises:
         ModelError: The backbone cannot be loaded, a LoRA target matches nothing, the prompt does not show the image
             exactly once, the window is longer than the backbone's, or the family of the backbone is not in the
             table and its states differ from the model's own.
     """
-    backbone = load_backbone(spec, processor=processor)
+    backbone = load_backbone(spec, processor=processor, in_shards=in_shards)
     limit = backbone.model.config.get_text_config().max_position_embeddings
     if spec.max_tokens > limit:
         raise ModelError(f"model.max_tokens: {spec.max_tokens} is more than the {limit} positions of {spec.backbone!r}")
@@ -66,6 +70,8 @@ def build_detector(
         _check_image_settings(detector, encoder, spec)
     if backbone.family is DEFAULT:
         _check_default_row(detector, encoder, backbone.model.config.model_type)
+    if in_shards:
+        detector.lockstep = Lockstep(detector, _example(detector, encoder))
     return detector, encoder
 
 
@@ -153,6 +159,7 @@ class SpanDetector(nn.Module):
     Attributes:
         family: Family of the backbone.
         on_features: Function that is given the features of each row that is to be kept, when a pass has them.
+        lockstep: What keeps passes of processes in step that hold the backbone together; None for one process.
 
     Raises:
         ModelError: A LoRA target matches nothing, or a head has weights that training does not change.
@@ -172,6 +179,7 @@ class SpanDetector(nn.Module):
         model, family = backbone.model, backbone.family
         self.family = family
         self.on_features: Callable[[Sequence[Draft], Sequence[Features]], None] | None = None
+        self.lockstep: Lockstep | None = None
         self._dtype: torch.dtype = model.dtype
         self._kinds = layer_kinds(model.config.get_text_config())
         paths = (plain_path(name) for name, _ in model.named_parameters())
@@ -266,6 +274,8 @@ class SpanDetector(nn.Module):
 
         Scores change by rounding. This is for scoring alone: the adapters stay, but training them has no effect.
         """
+        if has_shards(self.backbone):
+            return  # a shard has no place for the update of the whole weight
         if any(getattr(module, "merged", None) is False for module in self.backbone.modules()):  # of peft's layers
             self.backbone.merge_adapter()
 
@@ -322,6 +332,8 @@ class SpanDetector(nn.Module):
         """Return (trained, all) parameters of each component, with its adapters, and of the heads."""
         counts: dict[str, tuple[int, int]] = {}
         for name, parameter in self.named_parameters():
+            if holds_scales(name):
+                continue
             part = self._part_of(name)
             trained, total = counts.get(part, (0, 0))
             size = parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)  # 4-bit weights, two per byte

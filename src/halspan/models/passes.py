@@ -55,7 +55,8 @@ PARAMETRIZING = RLock()
 
 def watch(decoder: nn.Module) -> None:
     """Make a text decoder take its masks from the current pass, and store its states there."""
-    decoder.register_forward_pre_hook(_give_inputs, with_kwargs=True)
+    # first of all hooks: those of shards must not begin a pass that ends here
+    decoder.register_forward_pre_hook(_give_inputs, with_kwargs=True, prepend=True)
     decoder.register_forward_hook(_keep_states)
 
 

@@ -4,23 +4,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from halspan.console import WholeTable, new_table
+from halspan.models.plan.duration import MEASURED_SHARE, Duration
 from halspan.models.plan.floor import count_floor, full_row
 from halspan.models.plan.inventory import Weights, gib
 from halspan.models.plan.memory import Plan
-from halspan.models.plan.remedies import Device, Remedy
+from halspan.models.plan.remedies import Device, Enough, Remedy
+from halspan.models.plan.sharing import Sharing
 from halspan.models.plan.skeleton import Skeleton
 
+_MOST_ROWS = 8  # devices in a table
 
-def show_tables(plan: Plan, devices: Sequence[Device], remedies: Sequence[Remedy]) -> list[WholeTable | str]:
+
+def show_tables(
+    plan: Plan,
+    devices: Sequence[Device],
+    remedies: Sequence[Remedy],
+    enough: Sequence[Enough] = (),
+    duration: Duration | None = None,
+) -> list[WholeTable | str]:
     """Return everything to print about a plan, in order.
 
     Args:
         plan: Plan of one device.
         devices: Available devices; empty if there is none of the requested kind.
         remedies: Remedies for a plan that does not fit.
+        enough: For one or several amounts of memory, the fewest devices that hold the backbone together.
+        duration: Time of training; None where no device is there to measure.
     """
     parts: list[WholeTable | str] = [weights_table(plan.weights), "", memory_table(plan), ""]
+    if plan.sharing is not None:
+        parts += [shards_table(plan.sharing), ""]
+    if enough:
+        parts += [enough_table(enough), ""]
     parts += [floor_table(plan.skeleton), ""]
+    if duration is not None:
+        parts += [duration_table(duration), ""]
     if devices:
         parts.append(devices_table(plan, devices))
     else:
@@ -33,6 +51,7 @@ def memory_table(plan: Plan) -> WholeTable:
     table = new_table("Memory of one device in training (estimate)", "", "this plan", "plain 4-bit load")
     rows = {
         "frozen weights": (plan.frozen, plan.naive_frozen),
+        "whole layers during a pass": (plan.passing, 0),
         "adapters and heads": (plan.trained, plan.trained),
         "their gradients": (plan.trained, plan.trained),
         "AdamW moments": (plan.moments, plan.moments),
@@ -41,10 +60,38 @@ def memory_table(plan: Plan) -> WholeTable:
         "gradients of one layer's activations": (plan.activations.gradients, plan.activations.gradients),
         "4-bit weights while dequantized": (plan.dequantized, plan.naive_dequantized),
     }
+    if plan.sharing is None:
+        del rows["whole layers during a pass"]  # they are there all the time
     for name, (here, naive) in rows.items():
         table.add_row(name, gib(here), gib(naive))
     table.add_section()
     table.add_row("peak", gib(plan.peak), gib(plan.naive_peak), style="bold")
+    return table
+
+
+def shards_table(sharing: Sharing) -> WholeTable:
+    """Return a table of what each of several devices has of the frozen weights, and what of it is whole."""
+    table = new_table(f"Frozen weights on {sharing.devices} devices", "", "dtype", "size", left=2)
+    for device in range(min(sharing.devices, _MOST_ROWS)):
+        table.add_row(f"shard of device {device}", "", gib(sharing.share(device)))
+    if sharing.devices > _MOST_ROWS:
+        table.add_row("and so on", "", "")
+    table.add_row("all shards", "", gib(sharing.sharded))
+    table.add_section()
+    for part in sharing.replicated:
+        table.add_row(f"whole on each: {part.component}", part.dtype, gib(part.bytes))
+    table.add_section()
+    table.add_row("a shard, and what is whole", "", gib(sharing.share() + sharing.whole), style="bold")
+    return table
+
+
+def enough_table(enough: Sequence[Enough]) -> WholeTable:
+    """Return a table of the fewest devices that are enough with `trainer=fsdp`, by their memory."""
+    table = new_table("The fewest devices in shards (trainer=fsdp)", "free on each", "trainer.devices", "peak")
+    for each in enough:
+        plan = each.plan
+        n = "no number" if plan is None or plan.sharing is None else f"{plan.sharing.devices:,}"
+        table.add_row(gib(each.free), n, "" if plan is None else gib(plan.peak))
     return table
 
 
@@ -64,6 +111,25 @@ def floor_table(skeleton: Skeleton) -> WholeTable:
     if row.tiles:
         table.add_row("image and tokens: a full row", *(_giga(of.total) for of in whole))
     return table
+
+
+def duration_table(duration: Duration) -> WholeTable:
+    """Return a table of the time of training by the fewest operations, and at the share of their speed measured."""
+    table = new_table(f"Time of training on {duration.rows:,} full rows (estimate)", "", "")
+    devices = f"{duration.devices:,} device{'s' * (duration.devices > 1)}"
+    table.add_row("matrix products of one device, measured here", f"{_giga(int(duration.rate))} GFLOP/s")
+    table.add_row(f"the fewest operations at this speed, {devices}", _time(duration.by_floor))
+    table.add_row(f"at the measured share of {MEASURED_SHARE:.0%} (docs/speed.md)", _time(duration.expected))
+    if duration.all_experts > 1:
+        table.add_row(f"every token goes through {duration.all_experts:g} times its experts", "longer")
+    return table
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 def _giga(operations: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -31,6 +32,7 @@ from halspan.training.interruption import Signals
 from halspan.training.kept_images import KeepImages
 from halspan.training.module import DetectorModule, load_trained
 from halspan.training.private_lightning import StepBar
+from halspan.training.processes.shards import ShardsStrategy
 from halspan.training.profiling import Profile
 from halspan.training.run_spec import OptimizerSpec, TrainerSpec
 from halspan.training.rundir import RunDirectory
@@ -300,8 +302,7 @@ def _build_trainer(
         accelerator=spec.accelerator,
         devices=spec.devices,
         num_nodes=spec.nodes,
-        # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
-        strategy=DDPStrategy(broadcast_buffers=False) if spec.strategy == "ddp" else "auto",
+        strategy=_build_strategy(spec),
         precision=spec.precision,
         max_epochs=1,  # the loader yields all steps of the run in one epoch
         check_val_every_n_epoch=None,
@@ -325,3 +326,10 @@ def _environment() -> ClusterEnvironment:
     job back, while halspan ends training at its next step, and the job script decides.
     """
     return TorchElasticEnvironment() if process_count() > 1 else LightningEnvironment()
+
+
+def _build_strategy(spec: TrainerSpec) -> DDPStrategy | Literal["auto"]:
+    if spec.strategy == "fsdp":
+        return ShardsStrategy()
+    # Rows are spread by halspan, so devices may validate different numbers of batches: no buffers in between.
+    return DDPStrategy(broadcast_buffers=False) if spec.all_devices > 1 else "auto"

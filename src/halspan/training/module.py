@@ -133,6 +133,8 @@ class DetectorModule(pl.LightningModule):
         The loss is in nats. AUROC is the mean over generators, from uncalibrated scores; F1 of tokens is at
         P(hallucinated) 0.5.
         """
+        if self.detector.lockstep is not None:
+            self.detector.lockstep.catch_up()
         sums = self._sum_over_devices(self._val_sums)
         terms = {name: Term(total, count.long()) for name, (total, count) in zip(TERMS, sums, strict=True)}
         self.log("val/loss", combine(terms, self._loss_weights).float(), prog_bar=True)
@@ -195,7 +197,9 @@ class DetectorModule(pl.LightningModule):
             try:
                 return self._accumulate(batch, counts), halvings
             except (MemoryError, RuntimeError) as error:
-                smaller = self._halve(batch) if is_memory_short(error) else ()
+                # where others wait in the middle of a pass, it cannot begin again
+                can_halve = is_memory_short(error) and self.detector.lockstep is None
+                smaller = self._halve(batch) if can_halve else ()
                 if not smaller:
                     raise
                 batch = smaller
@@ -208,7 +212,10 @@ class DetectorModule(pl.LightningModule):
         seed_step(self._seed, process=self.global_rank, step=self.trainer.global_step)
         self.zero_grad()
         with self._unsynchronized():
-            return torch.stack([self._backward(each, counts) for each in batch]).sum()
+            loss = torch.stack([self._backward(each, counts) for each in batch]).sum()
+            if self.detector.lockstep is not None:
+                self.detector.lockstep.catch_up(backward=True)
+        return loss
 
     def _halve(self, batch: Sequence[Batch]) -> tuple[Batch, ...]:
         """Make a step's passes half as large, and those of later steps; empty if a line is too long for that."""

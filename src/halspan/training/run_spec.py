@@ -28,7 +28,8 @@ class TrainerSpec:
         accelerator: Kind of device that runs the detector.
         devices: Number of processes on a machine, with one accelerator each.
         nodes: Number of machines.
-        strategy: `auto` for one device, `ddp` for several.
+        strategy: `auto` for one device; for several, `ddp` with the whole backbone on each, or `fsdp` with a shard of
+            each layer of its text decoder.
         precision: Precision of the forward pass; heads and losses stay in float32.
         threads: CPU threads of each process; None for torch's own choice.
         workers: Processes per device that read images and encode rows; 0 reads in the training process.
@@ -58,7 +59,7 @@ class TrainerSpec:
 
     accelerator: Literal["cpu", "gpu"]
     devices: Count
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["32-true", "bf16-mixed"]
     threads: Annotated[int, Field(ge=1, le=1024)] | None  # with far more, OpenMP ends the process
     workers: Annotated[int, Field(ge=0)]
@@ -82,7 +83,12 @@ class TrainerSpec:
         if self.max_steps is None and self.max_epochs is None:
             raise ValueError("max_steps and max_epochs are both null, so training would never end; set one of them")
         if self.all_devices > 1 and self.strategy == "auto":
-            raise ValueError(f"strategy 'auto' drives one device, not {self.all_devices}; set strategy to ddp")
+            raise ValueError(
+                f"strategy 'auto' drives one device, not {self.all_devices}; set strategy to ddp, or to fsdp if the "
+                "backbone is too large for one of them"
+            )
+        if self.strategy == "fsdp" and self.compile:
+            raise ValueError("compile is true, but layers in shards (strategy fsdp) are not compiled; set it to false")
         if self.rows_per_batch < self.all_devices:
             raise ValueError(
                 f"rows_per_batch {self.rows_per_batch} leaves some of {self.all_devices} devices without a row; raise "

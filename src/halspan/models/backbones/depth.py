@@ -52,6 +52,12 @@ def cut_checkpoint(tensors: Mapping[str, _Stored], read_layer: int | None) -> di
     return {name: stored for name, stored in tensors.items() if read_layer is None or not _is_above(name, read_layer)}
 
 
-def _is_above(name: str, read_layer: int) -> bool:
+def layer_number(name: str) -> int | None:
+    """Return the number of the decoder's layer that a weight belongs to, by its name; None for other weights."""
     layer = _LAYER.search(name)
-    return layer is not None and _NOT_DECODER.search(name) is None and int(layer[1]) >= read_layer
+    return int(layer[1]) if layer is not None and _NOT_DECODER.search(name) is None else None
+
+
+def _is_above(name: str, read_layer: int) -> bool:
+    layer = layer_number(name)
+    return layer is not None and layer >= read_layer

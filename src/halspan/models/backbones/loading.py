@@ -29,6 +29,7 @@ from halspan.models.inputs.context import layer_kinds
 from halspan.models.inputs.parts import use_parts
 from halspan.models.model_spec import SHAPES, ModelSpec
 from halspan.models.plan.inventory import check_quantized, measure
+from halspan.models.sharding.marks import ReadingFailed
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +56,25 @@ class Backbone:
     family: Family
 
 
-def load_backbone(spec: ModelSpec, *, processor: str | None = None) -> Backbone:
+def load_backbone(spec: ModelSpec, *, processor: str | None = None, in_shards: bool = False) -> Backbone:
     """Load the backbone that a spec names.
 
     Args:
         spec: Backbone and its precision.
         processor: Folder of its processor; None for the backbone's own place.
+        in_shards: Whether all processes of torch's group hold the decoder's layers together, each a shard of them.
 
     Raises:
         ModelError: There is no checkpoint, it cannot be read, the model and the checkpoint do not have exactly the
-            same weights, or the tokenizer gives no character offsets.
+            same weights, the tokenizer gives no character offsets, or a layer in shards differs from the whole one.
     """
     if spec.backbone != TINY_LLAMA4:
-        return _load(spec, processor)
+        return _load(spec, processor, in_shards)
     from halspan.models.backbones.tiny import save_tiny_llama4
 
     with TemporaryDirectory() as folder:
         save_tiny_llama4(Path(folder))
-        return _load(replace(spec, backbone=folder), processor)
+        return _load(replace(spec, backbone=folder), processor, in_shards)
 
 
 def check_backbone(spec: ModelSpec) -> tuple[Any, Any]:
@@ -200,9 +202,9 @@ def _read_parts(spec: ModelSpec, processor_from: str | None) -> tuple[Any, Any, 
     return config, processor, family
 
 
-def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
+def _load(spec: ModelSpec, processor_from: str | None, in_shards: bool) -> Backbone:
     config, processor, family = _read_parts(spec, processor_from)
-    model = _load_weights(spec, config)
+    model = _load_weights(spec, config, in_shards=in_shards)
     if spec.quantize is not None:
         check_quantized(measure(model, family))
     if spec.attention == "flex":
@@ -212,17 +214,23 @@ def _load(spec: ModelSpec, processor_from: str | None) -> Backbone:
     return Backbone(model=model, processor=processor, family=family)
 
 
-def _load_weights(spec: ModelSpec, config: Any) -> Any:
+def _load_weights(spec: ModelSpec, config: Any, *, in_shards: bool) -> Any:
     dtype = getattr(torch, spec.dtype)
+    quantization = _quantization(spec, dtype, in_shards=in_shards)
+    stored: Any = _read(spec, lambda: cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer))
+    if in_shards:
+        from halspan.models.sharding.reading import divide_reading
+
+        stored = divide_reading(stored, dtype)
     model, report = _read(
         spec,
         lambda: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
             None,
             config=config,
-            state_dict=cut_checkpoint(open_checkpoint(spec.source, spec.revision), spec.read_layer),
+            state_dict=stored,
             dtype=dtype,
             attn_implementation=implementation_of(spec.attention),
-            quantization_config=_quantization(spec, dtype),
+            quantization_config=quantization,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below
         ),
@@ -234,15 +242,21 @@ def _load_weights(spec: ModelSpec, config: Any) -> Any:
                 f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}; give the checkpoint that was saved from "
                 "this model class"
             )
+    if in_shards:
+        model.hf_quantizer.finish(model)
     model.config.name_or_path = spec.source
     logger.info("backbone: %s from %s", type(model).__name__, spec.backbone)
     return model.requires_grad_(False)
 
 
-def _quantization(spec: ModelSpec, dtype: torch.dtype) -> Any:
-    if spec.quantize is None:
+def _quantization(spec: ModelSpec, dtype: torch.dtype, *, in_shards: bool) -> Any:
+    if spec.quantize is None and not in_shards:
         return None
     try:
+        if in_shards:
+            from halspan.models.sharding.reading import Nf4ShardsConfig, ShardsConfig
+
+            return ShardsConfig() if spec.quantize is None else Nf4ShardsConfig(dtype)
         from halspan.models.backbones.quantize import Nf4Config  # imports bitsandbytes
     except ImportError as error:
         raise ModelError(
@@ -256,6 +270,8 @@ def _read(spec: ModelSpec, read: Callable[[], _Loaded]) -> _Loaded:
     """Read a part of the checkpoint, or explain what is wrong with it."""
     try:
         return read()
+    except ReadingFailed as failed:
+        raise failed.error from failed
     except (HalspanError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # hostile files make transformers raise almost any exception

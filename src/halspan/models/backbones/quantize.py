@@ -32,6 +32,7 @@ from halspan.models.private.torch import (
     saves_tensors_in_its_own_way,
 )
 from halspan.models.private.transformers import LoadingQuantizer
+from halspan.models.sharding.marks import BLOCK_SCALES, is_sharded, stand_in
 
 _CHUNK = 2**20  # weights quantized at once; each takes about 20 bytes of working memory
 _METHOD = "halspan_nf4"
@@ -99,10 +100,14 @@ class Dequantize(MovedModule):
     def __init__(self, state: Any) -> None:
         super().__init__()
         self.state = state
+        self.register_parameter(BLOCK_SCALES, None)  # where weights are in shards, their scales are, too
 
     @torch.no_grad()
     def forward(self, packed: Tensor) -> Tensor:
-        """Dequantize to the type that the weights had."""
+        """Dequantize to the type that the weights had; between its passes, a weight in shards has only a shape."""
+        if is_sharded(packed):
+            return stand_in(self.state.shape, self.state.dtype, packed.device)
+        lend_scales(self, self.state)
         weight: Tensor = dequantize_4bit(packed, self.state)
         return weight
 
@@ -110,6 +115,12 @@ class Dequantize(MovedModule):
     def move_more(self, move: Callable[[Tensor], Tensor]) -> None:
         """Move the scales with the weights."""
         move_state(self.state, move)
+
+
+def lend_scales(owner: Any, state: Any) -> None:
+    """Let a `QuantState` have the scales that a module holds in shards, now that they are whole."""
+    if (scales := getattr(owner, BLOCK_SCALES, None)) is not None:
+        state.absmax = scales
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Any]:

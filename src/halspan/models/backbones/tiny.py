@@ -53,6 +53,7 @@ def save_tiny_llama4(folder: Path, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Llama4ForConditionalGeneration(_build_config(tokenizer))
+    model.should_save_on_this_rank = lambda _: True  # of processes that train together, each has a folder of its own
     image_processor = Llama4ImageProcessorPil(size={"height": TILE, "width": TILE}, max_patches=4)
     # processes that train together each write a folder of their own; transformers would let only the first one write
     model.should_save_on_this_rank = lambda is_main_process: is_main_process

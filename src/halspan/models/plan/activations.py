@@ -29,10 +29,13 @@ class PassSize:
     Attributes:
         tokens: Most tokens of the pass, padding and images included, in lines of at most `model.pack_tokens`.
         is_mixed: Whether matrices are multiplied in bfloat16 whatever their dtype (autocast).
+        devices: Number of devices that hold the decoder's layers in shards and take the pass together, each with its
+            own tokens; None where each device holds all.
     """
 
     tokens: int
     is_mixed: bool
+    devices: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from halspan.models.backbones.components import (
     state_of,
 )
 from halspan.models.backbones.families import Family
+from halspan.models.sharding.marks import holds_scales
 
 NF4 = "nf4"
 
@@ -68,6 +69,8 @@ def measure(model: Any, family: Family, *, in_4_bit: Collection[str] = ()) -> di
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     measured = {}
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if holds_scales(name):
+            continue  # counted with the weights whose scales they are
         path = plain_path(name)
         component = component_of(path, family)
         if tensor is embeddings or tensor is head:

@@ -1,5 +1,6 @@
 """Device memory that training a detector needs, computed before anything is loaded."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -8,9 +9,10 @@ from halspan.models.backbones.components import quantizable
 from halspan.models.model_spec import ModelSpec
 from halspan.models.plan.activations import Activations, PassSize, estimate_activations
 from halspan.models.plan.inventory import Quantize, Weights, measure, take_inventory
+from halspan.models.plan.sharing import MOST_DEVICES, Sharing, share_out
 from halspan.models.plan.skeleton import Skeleton, build_skeleton
 
-__all__ = ["PassSize", "Plan", "make_plan"]
+__all__ = ["PassSize", "Plan", "fewest_devices", "make_plan"]
 
 _TRAINED = ("adapters", "heads")
 _WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
@@ -31,6 +33,7 @@ class Plan:
             the largest linear layer.
         naive_dequantized: The same for the plain load.
         skeleton: Detector that was counted.
+        sharing: Frozen weights of each of several devices that hold the backbone together; None where each holds all.
     """
 
     weights: tuple[Weights, ...]
@@ -40,11 +43,17 @@ class Plan:
     dequantized: int
     naive_dequantized: int
     skeleton: Skeleton
+    sharing: Sharing | None = None
 
     @property
     def frozen(self) -> int:
-        """Return the bytes of the backbone."""
-        return _frozen(self.weights)
+        """Return the bytes of the backbone, or of its part that the device has."""
+        return _frozen(self.weights) if self.sharing is None else self.sharing.share() + self.sharing.whole
+
+    @property
+    def passing(self) -> int:
+        """Return the bytes of whole layers that are put together for a pass; 0 where the device has them."""
+        return 0 if self.sharing is None else self.sharing.passing
 
     @property
     def naive_frozen(self) -> int:
@@ -59,7 +68,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Return the bytes of everything together."""
-        return self.frozen + self.dequantized + self._in_training
+        return self.frozen + self.passing + self.dequantized + self._in_training
 
     @property
     def naive_peak(self) -> int:
@@ -87,6 +96,7 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
     again = like if like is not None and like.skeleton.suits(spec) else None
     skeleton = _build(spec) if again is None else again.skeleton
     quantize: Quantize = "linear layers and experts" if spec.quantize == "nf4" else "nothing"
+    in_4_bit = quantizable(skeleton.detector.backbone, skeleton.family) if spec.quantize == "nf4" else set()
     return Plan(
         weights=tuple(take_inventory(skeleton.detector, quantize=quantize)),
         naive_weights=_naive_weights(skeleton) if again is None else again.naive_weights,
@@ -95,7 +105,30 @@ def make_plan(spec: ModelSpec, size: PassSize, *, like: Plan | None = None) -> P
         dequantized=_dequantized(skeleton, experts=True) * _WIDTHS[spec.dtype] if spec.quantize == "nf4" else 0,
         naive_dequantized=_dequantized(skeleton, experts=False) * _WIDTHS["bfloat16"],
         skeleton=skeleton,
+        sharing=None if size.devices is None else share_out(skeleton, in_4_bit=in_4_bit, devices=size.devices),
     )
+
+
+def fewest_devices(spec: ModelSpec, size: PassSize, *, free: int, like: Plan) -> Plan | None:
+    """Plan the fewest devices that are enough together, with passes of one full line.
+
+    Args:
+        spec: Spec of the detector.
+        size: Largest pass.
+        free: Bytes that are free on each device.
+        like: Another plan of the same spec.
+
+    Returns:
+        The plan of one of these devices; None if no number of them is enough, because each has something whole.
+    """
+    line = replace(size, tokens=min(size.tokens, spec.pack_tokens), devices=1)
+    plan = make_plan(spec, line, like=like)
+    sharing = plan.sharing
+    if sharing is None:
+        raise AssertionError("a pass on a number of devices has a plan with shards")
+    on = [replace(plan, sharing=replace(sharing, devices=n)) for n in range(1, MOST_DEVICES + 1)]
+    found = bisect_left(on, -free, key=lambda each: -each.peak)  # more devices, smaller shards
+    return on[found] if found < len(on) else None
 
 
 def _build(spec: ModelSpec) -> Skeleton:

@@ -11,9 +11,10 @@ import torch
 from halspan.core.errors import ModelError
 from halspan.models.model_spec import EXPERTS, LoraSpec, ModelSpec
 from halspan.models.plan.inventory import gib
-from halspan.models.plan.memory import PassSize, Plan, make_plan
+from halspan.models.plan.memory import PassSize, Plan, fewest_devices, make_plan
 
 _SHORTEST = 64  # tokens of a pass
+_USUAL = (24, 48, 80, 141)  # GiB of memory of GPUs
 _USED = 0.9  # share of the free memory that a plan may take; activations are an estimate
 
 Change = Callable[[ModelSpec, PassSize], tuple[ModelSpec, PassSize]]
@@ -47,6 +48,32 @@ class Remedy:
     key: str
     saves: int
     change: Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enough:
+    """The fewest devices that are enough together.
+
+    Attributes:
+        free: Bytes that are free on each device.
+        plan: Plan of one of them; None if no number of them is enough.
+    """
+
+    free: int
+    plan: Plan | None
+
+
+def find_enough(spec: ModelSpec, size: PassSize, plan: Plan, devices: Sequence[Device]) -> list[Enough]:
+    """Find the fewest GPUs that hold a backbone together: of those that are here, or else of usual sizes.
+
+    Args:
+        spec: Spec of the detector.
+        size: Largest pass.
+        plan: Plan of the same spec.
+        devices: GPUs; empty if none is visible.
+    """
+    here = [min(device.free for device in devices)] if devices else [gigabytes * 2**30 for gigabytes in _USUAL]
+    return [Enough(free=free, plan=fewest_devices(spec, size, free=free, like=plan)) for free in here]
 
 
 def find_devices(accelerator: Literal["cpu", "gpu"], n: int) -> list[Device]:

@@ -69,3 +69,8 @@ def quantized_parameter(packed: Tensor, state: Any, layer: Any, *, block: int) -
         bnb_quantized=True,
     )
     return weight
+
+
+def marks_of(state: Any) -> dict[str, Any]:
+    """Return the attributes that bitsandbytes and PEFT look for on the weight of a 4-bit layer."""
+    return {"quant_state": state, "compress_statistics": True, "quant_type": state.quant_type}

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers.image_processing_backends import PilBackend
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.utils import cached_file
 from typing_extensions import override
@@ -30,6 +31,27 @@ class LoadingQuantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]  # transformer
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         self.after_loading(model)
         return super()._process_model_after_weight_loading(model, **kwargs)
+
+
+class LoadingConverter(HfQuantizer):  # type: ignore[misc]  # transformers is untyped
+    """Quantizer that quantizes nothing: it acts on weights as they are read, in their stored precision."""
+
+    is_trainable = True
+
+    @override
+    def is_serializable(self) -> bool:
+        return False
+
+    def before_loading(self, model: Any) -> None:
+        """Prepare a model whose weights are still on the meta device."""
+
+    def forget(self, model: Any) -> None:
+        """Let a model whose weights have been read look as if there had been no quantizer."""
+        self.remove_quantization_config(model)
+
+    @override
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        self.before_loading(model)
 
 
 class PilImageProcessor(PilBackend):  # type: ignore[misc]  # transformers is untyped

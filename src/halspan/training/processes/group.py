@@ -91,7 +91,7 @@ def together(spec: TrainerSpec, *, to_go_on: str) -> Iterator[Group]:
     """
     launcher = find_launcher()
     _check_count(spec, launcher)
-    if spec.all_devices == 1:
+    if spec.all_devices == 1 and spec.strategy != "fsdp":  # shards are exchanged by a group, even if of one
         yield Group()
         return
     _check_gpus(spec)

@@ -1,0 +1,1 @@
+"""Backbones larger than a device: their decoder layers in shards, one for each of several processes."""
