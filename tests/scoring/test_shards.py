@@ -11,9 +11,10 @@ from small_scoring import arguments_of, damage, records, write_captions
 
 from halspan.cli import main
 from halspan.core.errors import ConfigError, DataError, ResourceError
-from halspan.data.streams import parts as parts_module
+from halspan.data.streams import merging
 from halspan.data.streams import records as stream
-from halspan.data.streams.parts import find_parts, lines_read, merge_parts, part_of
+from halspan.data.streams.merging import merge_parts
+from halspan.data.streams.parts import find_parts, lines_read, part_of
 from halspan.data.streams.records import Shard
 from halspan.data.streams.resumable import Paths
 from halspan.inference.bulk import SCORED
@@ -173,9 +174,9 @@ def test_a_merge_that_is_killed_at_any_moment_can_be_repeated(output, function, 
         if function == "unlink":
             patch.setattr(Paths, "discard_unfinished", die)
         elif function == "find_writer":
-            patch.setattr(parts_module.ResumableOutput, "complete", die)
+            patch.setattr(merging.ResumableOutput, "complete", die)
         else:
-            patch.setattr(parts_module, function, die)
+            patch.setattr(merging, function, die)
         with pytest.raises(KeyboardInterrupt):
             merge_parts(output)
     assert merge_parts(output)["scored"] == 8

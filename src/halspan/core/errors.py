@@ -18,7 +18,7 @@ class ModelError(HalspanError):
 
 
 class ResourceError(HalspanError):
-    """The disk or the memory of this machine is not sufficient."""
+    """The disk or the memory of this machine is not sufficient, or something that a run needs does not answer."""
 
 
 def first_lines(error: Exception) -> str:
