@@ -204,6 +204,25 @@ def test_a_merge_whose_parts_are_partly_removed_removes_the_rest(output, monkeyp
     assert not find_parts(output)
 
 
+def test_a_part_that_was_made_after_a_merge_is_not_removed_with_what_the_merge_has_left(output, monkeypatch):
+    write_parts(output, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Paths, "discard_unfinished", lambda _: None)  # it is killed before it removes anything
+        merge_parts(output)
+    write_parts(output, 3, lacks=(2, 3))  # with --overwrite
+    merge_parts(output)
+    assert records(output) == [{"block": block} for block in range(8) for _ in range(block % 3)]
+    write_parts(output, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Paths, "discard_unfinished", lambda _: None)
+        merge_parts(output)
+    Paths(part_of(output, Shard(2, 3))).discard_unfinished()
+    write_parts(output, 3, lacks=(2, 3), settings={1: {"--threads": 4}})
+    with pytest.raises(ConfigError, match="lacks the shards 2/3"):
+        merge_parts(output)
+    assert [str(part.shard) for part in find_parts(output)] == ["1/3", "3/3"]
+
+
 def test_the_progress_of_a_shard_is_read_from_the_end_of_its_journal(output):
     assert lines_read(output, Shard(1, 2)) == 0
     write_parts(output, 2)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
 from small_scoring import arguments_of, damage, records, write_captions
 
@@ -20,7 +21,7 @@ from halspan.data.streams.parts import part_of
 from halspan.data.streams.records import ItemReader, Position, RawRecord, Shard
 from halspan.data.streams.resumable import Paths, ResumableOutput, open_output
 from halspan.data.streams.stored import StoredOutput
-from halspan.scoring import ray_actors
+from halspan.scoring import processes, ray_actors
 from halspan.scoring.endpoints import open_source
 from halspan.scoring.job import Job
 from halspan.scoring.shards import prepare, run_all
@@ -571,42 +572,59 @@ def test_parts_that_are_missing_are_named_by_the_address(bucket):
         merge_parts(OUTPUT)
 
 
-def job_of(detector, **more):
-    return Job(
-        detector=str(detector),
-        input_=parse_place("s3://bucket/in/captions.jsonl", "--input"),
-        output=OUTPUT,
-        device="cpu",
-        **more,
+@pytest.fixture
+def many(bucket, detector, tmp_path, monkeypatch, run):
+    """Put captions of almost four blocks of 256 into the bucket; return what one process writes of them to a disk."""
+    monkeypatch.setattr(stream, "BLOCK", 256)
+    captions = write_captions(tmp_path / "many" / "captions.jsonl", 3 * 256 + 10, per_image=100)
+    damage(captions, 5, 300)
+    bucket.put_file(str(captions), "bucket/in/captions.jsonl")
+    output = tmp_path / "whole" / "scored.jsonl"
+    assert run(output=output)[0] == 0
+    return {name: (output.parent / name).read_bytes() for name in ("scored.jsonl", "scored.rejected.jsonl")}
+
+
+def run_killing(detector, launch, name):
+    """Score on two workers, one of which is killed once a block is finished."""
+    job = Job(
+        detector=str(detector), input_=parse_place("s3://bucket/in/captions.jsonl", ""), output=OUTPUT, device="cpu"
     )
+    shards = prepare(job, workers=2, n_shards=3, resume=True, overwrite=False)
+    killed = []
+
+    def kill(n_lines):
+        if n_lines and not killed:
+            workers = [
+                child for child in psutil.Process().children(recursive=True) if name in " ".join(child.cmdline())
+            ]
+            workers[0].kill()
+            killed.append(workers[0])
+
+    run_all(job, shards, workers=2, launch=launch, on_start=lambda _: None, on_progress=kill)
+    assert killed
 
 
 @pytest.mark.slow
-def test_processes_of_this_machine_score_from_the_store_into_it(run, bucket, whole, tmp_path):
-    code, _ = run("--devices", 2, "--shards", 3)  # blocks of 256 records there, not of 4
-    assert code == 0
-    assert len(objects(bucket)["scored.jsonl"].splitlines()) == N
-    assert objects(bucket)["scored.rejected.jsonl"] == whole["scored.rejected.jsonl"]
+def test_processes_that_are_killed_write_the_bytes_of_one_into_the_store(detector, bucket, many, tmp_path):
+    run_killing(detector, processes.launch, "spawn_main")
+    assert objects(bucket) == many
     assert left_here(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_actors_put_what_they_finished_into_the_store(detector, bucket, whole, tmp_path):
+def test_actors_that_are_killed_write_the_bytes_of_one_process_into_the_store(detector, bucket, many, tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        job = job_of(detector)
-        shards = prepare(job, workers=2, n_shards=3, resume=True, overwrite=False)
-        run_all(
-            job,
-            shards,
-            workers=2,
-            launch=ray_actors.launch,
-            on_start=lambda _: None,
-            on_progress=lambda _: None,
-        )
+        run_killing(detector, ray_actors.launch, "ray::Worker")
     finally:
         ray.shutdown()
-    assert len(objects(bucket)["scored.jsonl"].splitlines()) == N
-    assert objects(bucket)["scored.rejected.jsonl"] == whole["scored.rejected.jsonl"]
+    assert objects(bucket) == many
     assert left_here(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_devices_are_given_to_the_command_as_for_files(run, bucket, many, tmp_path):
+    assert run("--devices", 2, "--shards", 3)[0] == 0
+    assert objects(bucket) == many
+    assert "is finished already" in run("--devices", 2, "--resume")[1]
