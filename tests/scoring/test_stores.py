@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -402,6 +403,44 @@ def test_missing_buckets_and_credentials_are_one_line_before_anything_is_loaded(
     code, err = run("--images", "s3://bucket/photos")
     assert (code, err.count("\n")) == (1, 1)
     assert "s3://bucket/photos: does not exist" in err
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(run, bucket, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    code, err = run()
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"XDG_CACHE_HOME: {tmp_path}/file/halspan/inputs/" in err
+    with pytest.raises(DataError, match=r"XDG_CACHE_HOME: .* cannot be written"):
+        merge_parts(OUTPUT)
+
+
+def test_who_may_read_but_not_list_is_not_refused(run, bucket, client, monkeypatch):
+    info = client.info
+
+    def refusing(path, **more):
+        if path in ("bucket", "bucket/in"):
+            raise PermissionError("Forbidden")
+        return info(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "info", refusing)
+        assert run("--images", "s3://bucket/in")[0] == 0
+    assert "scored.jsonl" in objects(bucket)
+
+
+def test_what_is_left_here_of_a_run_with_other_settings_goes_where_that_is_asked(bucket, detector):
+    shard = Shard(2, 3)
+    part = part_of(StoredOutput(OUTPUT).working, shard)
+    with open_output(part, settings={"--threads": 9}, resume=False) as opened:
+        opened.append(records=[{"other": 1}], rejected=[], position=Position(5), counts={})
+    job = Job(
+        detector=str(detector), input_=parse_place("s3://bucket/in/captions.jsonl", ""), output=OUTPUT, device="cpu"
+    )
+    with pytest.raises(ConfigError, match="had --threads 9, this one has 1"):
+        job.run(shard, resume=True)
+    replace(job, restarts=True).run(shard, resume=True)
+    assert b"other" not in b"".join(objects(bucket).values())
 
 
 def test_without_credentials_it_says_so_in_one_line(run, bucket, monkeypatch, tmp_path):

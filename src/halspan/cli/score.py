@@ -146,9 +146,9 @@ def score(
 
     --input, --output, --images and --merge may be in an object store: s3://,
     gs://, az://, abfs:// or hf://, with the credentials that its own tools
-    use, and its package (pip install 'halspan[s3]', gcsfs or adlfs). An input
-    is copied to this machine once; an output is made in ~/.cache/halspan and
-    put there when it is whole. Records may name images only below --images.
+    use, and its package (the extra s3, gcsfs, adlfs). An input is copied to
+    this machine once; an output is made in ~/.cache/halspan and put there
+    when it is whole. Records may name images only below --images.
 
     Examples:
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl

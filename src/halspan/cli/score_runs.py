@@ -76,7 +76,7 @@ def check(job: "Job", *, resume: bool, overwrite: bool) -> None:
     if resume:
         check_resumable(job.input_, job.output)
     _check_device(job.device)
-    if not resume and not overwrite and exists(job.output):
+    if exists(job.output) and not resume and not overwrite:
         raise ConfigError(f"--output: {job.output} exists already; --overwrite replaces it, or give another file")
 
 

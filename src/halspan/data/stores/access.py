@@ -6,7 +6,7 @@ not the fault of a record, so the run ends and can be resumed.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,14 @@ def exists(place: Place) -> bool:
 def check_folder(path: StorePath) -> None:
     """Refuse a bucket that is not there, or a folder without anything in it.
 
+    Who may read objects may not always list them; then nothing is refused.
+
     Raises:
         ConfigError: The package for this store is not installed.
         DataError: There is nothing.
         ResourceError: The store cannot be used.
     """
-    with _reported(path):
+    with _reported(path), suppress(PermissionError):
         _info(path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from halspan.core.files import written_to
 from halspan.data.stores.access import cache_folder, download, read_stamp
 from halspan.data.stores.paths import Place
 
@@ -33,7 +34,8 @@ def fetch(place: Place, on_bytes: Callable[[int, int], None] | None = None) -> P
     folder = cache_folder() / "inputs" / digest_of(str(place), *map(str, astuple(stamp)))
     copy = folder / place.name
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        with written_to("XDG_CACHE_HOME", folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not copy.exists():  # another process has made it meanwhile
                 download(place, copy, on_bytes)

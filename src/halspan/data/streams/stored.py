@@ -13,6 +13,7 @@ from shutil import rmtree
 from filelock import FileLock, Timeout
 
 from halspan.core.errors import ConfigError, DataError
+from halspan.core.files import written_to
 from halspan.data.stores.access import cache_folder, download, exists, list_names, remove, upload
 from halspan.data.stores.copies import digest_of
 from halspan.data.stores.paths import StorePath
@@ -120,7 +121,8 @@ class StoredOutput:
             ConfigError: Another process of this machine merges the parts.
             ResourceError: The store cannot be used.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with written_to("XDG_CACHE_HOME", self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         local = self._folder / "merging" / self._output.name
         try:
             with FileLock(self._folder / ".merging.lock", blocking=False):
