@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import fsspec
 import psutil
@@ -14,6 +15,7 @@ from small_scoring import arguments_of, damage, records, write_captions
 from halspan.cli import main
 from halspan.core.errors import ConfigError, DataError, ResourceError
 from halspan.data.stores import access, copies
+from halspan.data.stores.ahead import ReadAhead
 from halspan.data.stores.paths import StorePath, parse_place
 from halspan.data.streams import merging, stored
 from halspan.data.streams import records as stream
@@ -574,6 +576,24 @@ def test_images_that_cannot_be_used_are_rejected_with_their_records_alone(run, b
         "s3://bucket/in/green.png: does not exist",
     } <= reasons
     assert any(reason.startswith("image s3://bucket/in/blue.png: is not an image") for reason in reasons)
+
+
+def test_objects_are_read_a_few_ahead_and_each_only_once():
+    paths = [parse_place(f"s3://bucket/{number}", "") for number in range(30)]
+    together, begun = Barrier(8, timeout=20), []
+
+    def read(path):
+        begun.append(path)
+        if len(begun) <= 8:
+            together.wait()  # which fails unless eight are read at the same time
+        return path.name.encode()
+
+    ahead = ReadAhead([path for path in paths for _ in range(3)], read)
+    assert ahead.read(paths[0]) == b"0"
+    assert len(begun) == 8
+    assert [ahead.read(path) for path in paths[1:]] == [path.name.encode() for path in paths[1:]]
+    assert sorted(map(str, begun)) == sorted(map(str, paths))
+    assert ahead.read(paths[3]) == b"3"
 
 
 def test_images_beyond_the_largest_are_rejected(bucket, monkeypatch):

@@ -17,6 +17,7 @@ from halspan.core.errors import ConfigError, DataError, ResourceError, first_lin
 from halspan.core.files import replacing
 from halspan.data.stores.paths import PACKAGES, Place, StorePath
 
+MOST_BYTES = 2**28  # of an object that is read into memory, such as an image
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "sha", "oid", "LastModified", "mtime", "last_modified")
 
 
@@ -93,7 +94,7 @@ def list_names(folder: StorePath) -> list[str]:
         return []
 
 
-def read_bytes(path: StorePath, most: int) -> bytes:
+def read_bytes(path: StorePath, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of an object.
 
     Raises:

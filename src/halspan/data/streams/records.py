@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -26,7 +26,6 @@ from halspan.data.streams.lines import STDIN, open_lines
 from halspan.data.streams.usable_annotation import without_bad_annotation
 
 BLOCK = 256  # records that are scored together, and that a shard takes together
-MOST_IMAGE_BYTES = 2**28  # largest file of an image in an object store; it is read into memory
 MOST_CHARACTERS = 1_000_000  # largest text; memory grows with its length
 _MOST_SHOWN = 2000  # characters of a rejected record that are kept
 _CHUNK = 2**20  # bytes
@@ -137,8 +136,11 @@ class Item:
     embedded: bytes | None
     left_out: Sequence[str] = ()
 
-    def load_image(self) -> Image:
+    def load_image(self, read: Callable[[StorePath], bytes] = read_bytes) -> Image:
         """Read the image.
+
+        Args:
+            read: Function that reads an image in an object store.
 
         Raises:
             DataError: It cannot be read.
@@ -147,7 +149,7 @@ class Item:
         if self.embedded is not None:
             return load_image_bytes(self.embedded)
         if isinstance(self.key, StorePath):
-            return load_image_bytes(read_bytes(self.key, MOST_IMAGE_BYTES), str(self.key))
+            return load_image_bytes(read(self.key), str(self.key))
         try:
             is_other = self.key.exists() and not self.key.is_file()
         except OSError as error:  # for example a name that is too long, or a folder without permission
