@@ -622,6 +622,17 @@ def test_parts_that_were_damaged_in_the_store_are_named(bucket):
         merge_parts(OUTPUT)
 
 
+def test_what_others_write_into_the_store_is_seen(bucket):
+    write_parts(2)
+    output = StoredOutput(OUTPUT)
+    assert [str(shard) for shard in output.finished()] == ["1/2", "2/2"]
+    bucket.rm_file("bucket/out/scored.jsonl.parts/scored.jsonl.2-of-2.jsonl.journal")
+    assert [str(shard) for shard in output.finished()] == ["1/2"]
+    assert not access.exists(OUTPUT)
+    bucket.pipe_file("bucket/out/scored.jsonl", b"")
+    assert access.exists(OUTPUT)
+
+
 def test_parts_that_are_missing_are_named_by_the_address(bucket):
     with pytest.raises(ConfigError, match=r"there are no parts beside s3://bucket/out/scored.jsonl"):
         merge_parts(OUTPUT)
