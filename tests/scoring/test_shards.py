@@ -11,9 +11,10 @@ from small_scoring import arguments_of, damage, records, write_captions
 
 from halspan.cli import main
 from halspan.core.errors import ConfigError, DataError, ResourceError
-from halspan.data.streams import parts as parts_module
+from halspan.data.streams import merging
 from halspan.data.streams import records as stream
-from halspan.data.streams.parts import find_parts, lines_read, merge_parts, part_of
+from halspan.data.streams.merging import merge_parts
+from halspan.data.streams.parts import find_parts, lines_read, part_of
 from halspan.data.streams.records import Shard
 from halspan.data.streams.resumable import Paths
 from halspan.inference.bulk import SCORED
@@ -173,9 +174,9 @@ def test_a_merge_that_is_killed_at_any_moment_can_be_repeated(output, function, 
         if function == "unlink":
             patch.setattr(Paths, "discard_unfinished", die)
         elif function == "find_writer":
-            patch.setattr(parts_module.ResumableOutput, "complete", die)
+            patch.setattr(merging.ResumableOutput, "complete", die)
         else:
-            patch.setattr(parts_module, function, die)
+            patch.setattr(merging, function, die)
         with pytest.raises(KeyboardInterrupt):
             merge_parts(output)
     assert merge_parts(output)["scored"] == 8
@@ -201,6 +202,25 @@ def test_a_merge_whose_parts_are_partly_removed_removes_the_rest(output, monkeyp
     merge_parts(output)
     assert output.read_bytes() == before
     assert not find_parts(output)
+
+
+def test_a_part_that_was_made_after_a_merge_is_not_removed_with_what_the_merge_has_left(output, monkeypatch):
+    write_parts(output, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Paths, "discard_unfinished", lambda _: None)  # it is killed before it removes anything
+        merge_parts(output)
+    write_parts(output, 3, lacks=(2, 3))  # with --overwrite
+    merge_parts(output)
+    assert records(output) == [{"block": block} for block in range(8) for _ in range(block % 3)]
+    write_parts(output, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Paths, "discard_unfinished", lambda _: None)
+        merge_parts(output)
+    Paths(part_of(output, Shard(2, 3))).discard_unfinished()
+    write_parts(output, 3, lacks=(2, 3), settings={1: {"--threads": 4}})
+    with pytest.raises(ConfigError, match="lacks the shards 2/3"):
+        merge_parts(output)
+    assert [str(part.shard) for part in find_parts(output)] == ["1/3", "3/3"]
 
 
 def test_the_progress_of_a_shard_is_read_from_the_end_of_its_journal(output):

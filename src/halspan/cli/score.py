@@ -1,7 +1,6 @@
 """`halspan score`: score any number of captions with a detector."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ import typer
 from halspan.cli import score_runs as runs
 from halspan.cli.corpora import ExtraKeysOption, OnExtraKeys, OnProblem
 from halspan.core.errors import ConfigError
+from halspan.data.stores.paths import parse_place
 
 _INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
@@ -28,21 +28,23 @@ class Dtype(StrEnum):
 
 _Detector = Annotated[str | None, typer.Option("--detector", "-d", help="Folder or hub id of an exported detector.")]
 _Input = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--input",
         "-i",
-        help="Captions or predictions, .jsonl, .jsonl.gz or .parquet; - reads JSON Lines from standard input.",
+        help="Captions or predictions, .jsonl, .jsonl.gz or .parquet, also s3://...; - reads standard input.",
     ),
 ]
 _Output = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--output", "-o", help="Predictions to write, .jsonl, .jsonl.gz or .parquet; - writes to standard output."
+        "--output",
+        "-o",
+        help="Predictions to write, .jsonl, .jsonl.gz or .parquet, also s3://...; - is standard output.",
     ),
 ]
 _Images = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--images", help="Folder that relative image paths start from. Default: the input's folder."),
 ]
 _Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, if there is one.")]
@@ -58,7 +60,7 @@ _Shard = Annotated[
     ),
 ]
 _Merge = Annotated[
-    Path | None, typer.Option("--merge", metavar="OUTPUT", help="Join the parts of all shards beside this output.")
+    str | None, typer.Option("--merge", metavar="OUTPUT", help="Join the parts of all shards beside this output.")
 ]
 _Threads = Annotated[
     int, typer.Option("--threads", min=1, help="CPU threads of a scorer; the last bits of scores depend on it.")
@@ -142,6 +144,12 @@ def score(
     give all of them the same --output, then --merge it. --devices and
     --launch ray do all of that in one command.
 
+    --input, --output, --images and --merge may be in an object store: s3://,
+    gs://, az://, abfs:// or hf://, with the credentials that its own tools
+    use, and its package (the extra s3, gcsfs, adlfs). An input is copied to
+    this machine once; an output is made in ~/.cache/halspan and put there
+    when it is whole. Records may name images only below --images.
+
     Examples:
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl
       halspan score -d exports/shapes -i captions.parquet -o clean.parquet \
@@ -151,10 +159,12 @@ def score(
       halspan score --merge scored.jsonl.gz
       halspan score -d exports/shapes -i captions.jsonl -o scored.jsonl \
         --launch ray --workers 8
+      halspan score -d exports/shapes -i s3://bucket/captions.jsonl \
+        -o s3://bucket/scored.jsonl --images s3://bucket/photos --resume
       generate | halspan score -d exports/shapes -i - -o - | keep
     """
     if merge is not None:
-        runs.merge(merge, others=(detector, input_, output))
+        runs.merge(parse_place(merge, "--merge"), others=(detector, input_, output))
         return
     if detector is None or input_ is None or output is None:
         raise ConfigError("--detector, --input and --output are needed: what scores, what is scored, and where to")
@@ -163,9 +173,10 @@ def score(
 
     job = Job(
         detector=detector,
-        input_=input_,
-        output=output,
-        images=images,
+        input_=parse_place(input_, "--input"),
+        output=parse_place(output, "--output"),
+        images=None if images is None else parse_place(images, "--images"),
+        restarts=overwrite,
         max_p_incorrect=max_p_incorrect,
         batch_tokens=batch_tokens,
         device=device,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
+from halspan.data.stores.paths import Place, StorePath
 from halspan.data.streams.lines import DASH
-from halspan.scoring.endpoints import check_input, check_output, check_resumable, find_writer
+from halspan.scoring.endpoints import absolute, check_input, check_output, check_resumable, find_writer
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.progress import Progress
@@ -47,9 +48,9 @@ def show_plan(job: "Job", workers: int) -> None:
     )
 
 
-def merge(output: Path, *, others: tuple[object, ...]) -> None:
+def merge(output: Place, *, others: tuple[object, ...]) -> None:
     """Join the parts of all shards."""
-    from halspan.data.streams.parts import merge_parts
+    from halspan.data.streams.merging import merge_parts
 
     if any(other is not None for other in others):
         raise ConfigError("--merge: it takes the output of the shards alone; their parts say everything else")
@@ -59,19 +60,23 @@ def merge(output: Path, *, others: tuple[object, ...]) -> None:
 
 def check(job: "Job", *, resume: bool, overwrite: bool) -> None:
     """Refuse impossible combinations before anything is read or loaded."""
+    from halspan.data.stores.access import check_folder, exists
     from halspan.models.folder.safe_files import refuse_run
 
     check_input(job.input_)
     check_output(job.output, job.input_)
     refuse_run(Path(job.detector))
-    if job.images is not None and not job.images.is_dir():
+    for place in (job.images, None if isinstance(job.output, Path) else job.output.root):
+        if isinstance(place, StorePath):
+            check_folder(place)
+    if isinstance(job.images, Path) and not job.images.is_dir():
         raise ConfigError(f"--images: {str(job.images)!r} is not a folder; give the one that holds the images")
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite: one continues, the other begins again; give one of them")
     if resume:
         check_resumable(job.input_, job.output)
     _check_device(job.device)
-    if job.output.exists() and not resume and not overwrite:
+    if exists(job.output) and not resume and not overwrite:
         raise ConfigError(f"--output: {job.output} exists already; --overwrite replaces it, or give another file")
 
 
@@ -97,20 +102,23 @@ def find_launcher(launch: str | None, address: str | None) -> "Launch":
 
 def score_one(job: "Job", shard: "Shard", *, resume: bool, overwrite: bool) -> None:
     """Score one shard, which may be the only one."""
+    from halspan.data.stores.access import exists
     from halspan.data.streams.parts import part_of
     from halspan.data.streams.resumable import Paths
 
     if shard.count > 1 and DASH in (job.input_, job.output):
         raise ConfigError("--shard: parts are joined from files; give files as --input and --output")
-    paths = Paths(part_of(job.output, shard))
-    if resume and job.output.exists() and not paths.journal.exists():
+    paths = Paths(part_of(job.working, shard))
+    if resume and not paths.journal.exists() and exists(job.output):
         say(f"{job.output} is finished already.")
         return
-    if paths.has_unfinished() and not resume and not overwrite:
+    is_begun = paths.has_unfinished() or (job.stored is not None and shard in job.stored.finished())
+    if is_begun and not resume and not overwrite:
         raise ConfigError(
             f"--output: an interrupted run has left part of {job.output}; --resume continues it, --overwrite begins "
             "again"
         )
+    fetch_input(job)
     with _bar() as bar:
         task = bar.add_task("Scoring", total=None)
 
@@ -138,16 +146,18 @@ def score_all(
     overwrite: bool,
 ) -> None:
     """Score all shards on several workers, and merge them."""
+    from halspan.data.stores.access import exists
     from halspan.scoring.shards import prepare, run_all
 
-    if resume and job.output.exists():
+    if resume and exists(job.output):
         say(f"{job.output} is finished already.")
         return
     shards = prepare(job, workers=workers, n_shards=n_shards, resume=resume, overwrite=overwrite)
+    fetch_input(job)
     with _bar() as bar:
         task = bar.add_task(f"Scoring, {workers} workers", total=None)
         counts = run_all(
-            replace(job, input_=job.input_.absolute(), output=job.output.absolute()),
+            replace(job, input_=absolute(job.input_), output=absolute(job.output)),
             shards,
             workers=workers,
             launch=launch,
@@ -157,6 +167,21 @@ def score_all(
     _summarize(job.output, counts)
 
 
+def fetch_input(job: "Job") -> None:
+    """Copy an input from an object store to this machine, unless it was before; show how far it is."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from halspan.data.stores.copies import fetch
+
+    if isinstance(job.input_, Path):
+        return
+    console = open_console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"Copying {job.input_}", total=None)
+        fetch(job.input_, lambda n_bytes, size: bar.update(task, total=size, completed=n_bytes))
+
+
 def how_to_continue(job: "Job", shard: "Shard") -> str:
     """Describe how much is finished, and the command that continues."""
     from halspan.data.streams.parts import find_parts, part_of
@@ -164,6 +189,8 @@ def how_to_continue(job: "Job", shard: "Shard") -> str:
 
     if DASH in (job.input_, job.output):
         return "interrupted; only what is read from a file and written to one can be continued (--resume)"
+    if not isinstance(job.output, Path):
+        return f"interrupted; the same command with --resume continues {job.output} on this machine"
     if not Paths(part_of(job.output, shard)).has_unfinished() and not find_parts(job.output):
         return "interrupted before anything was finished"
     return f"interrupted; the same command with --resume continues {job.output}"
@@ -193,7 +220,7 @@ def _bar() -> "Progress":
     return Progress(*columns, console=console, speed_estimate_period=60, disable=not console.is_terminal)
 
 
-def _summarize(output: Path, counts: Mapping[str, int], shard: "Shard | None" = None) -> None:
+def _summarize(output: Place, counts: Mapping[str, int], shard: "Shard | None" = None) -> None:
     """Say what was scored, rejected and kept; the part of a shard stays beside the output."""
     from halspan.data.streams.parts import part_of
     from halspan.data.streams.resumable import Paths
@@ -201,9 +228,10 @@ def _summarize(output: Path, counts: Mapping[str, int], shard: "Shard | None" = 
 
     n = Counter(counts)
     total = n[bulk.SCORED] + n[bulk.REJECTED]
-    where = "standard error" if output == DASH else Paths(output).rejected.name
+    local = Path(output.name)
+    where = "standard error" if output == DASH else Paths(local).rejected.name
     if shard is not None:
-        where = Paths(part_of(output, shard)).rejected_partial.name
+        where = Paths(part_of(local, shard)).rejected_partial.name
     why = f" ({where} says why)" if n[bulk.REJECTED] else ""
     say(f"{total:,} records: {n[bulk.SCORED]:,} scored, {n[bulk.REJECTED]:,} rejected{why}")
     say(f"{n[bulk.SENTENCES]:,} sentences, {n[bulk.UNSCORED]:,} of them unscored")

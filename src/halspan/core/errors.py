@@ -18,7 +18,7 @@ class ModelError(HalspanError):
 
 
 class ResourceError(HalspanError):
-    """The disk or the memory is not sufficient, or another process of the job has ended."""
+    """The disk or the memory is not sufficient, another process of the job has ended, or a store does not answer."""
 
 
 def first_lines(error: Exception) -> str:

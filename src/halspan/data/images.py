@@ -39,13 +39,17 @@ def load_image(path: Path) -> Image.Image:
         return _to_rgb(image)
 
 
-def load_image_bytes(data: bytes) -> Image.Image:
+def load_image_bytes(data: bytes, name: str = "in memory") -> Image.Image:
     """Read an image from the bytes of its file, as `load_image` does.
+
+    Args:
+        data: The bytes.
+        name: Where they are from, for messages.
 
     Raises:
         DataError: As for `load_image`.
     """
-    with _opened(io.BytesIO(data)) as image:
+    with _opened(io.BytesIO(data), name) as image:
         return _to_rgb(image)
 
 
@@ -139,9 +143,9 @@ def _hash_file(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 (bo
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
+def _opened(source: Path | io.BytesIO, name: str | None = None) -> Iterator[Image.Image]:
     """Open a still image of a usable mode; Pillow's errors inside the block become a DataError."""
-    name = str(source) if isinstance(source, Path) else "in memory"
+    name = name or (str(source) if isinstance(source, Path) else "in memory")
     try:
         with ExitStack() as opened:
             file = opened.enter_context(open_regular(source)) if isinstance(source, Path) else source

@@ -11,6 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 from halspan.core.captions import Prediction
 from halspan.core.errors import DataError, HalspanError, ModelError
+from halspan.data.stores.access import read_bytes
+from halspan.data.stores.ahead import ReadAhead
+from halspan.data.stores.paths import StorePath
 from halspan.data.streams.records import Item, ItemReader, Position, RawRecord, block_of
 from halspan.inference.blocks import MOST_BYTES, Answered, Asked
 
@@ -138,7 +141,8 @@ def _read(reader: ItemReader, records: tuple[Sequence[RawRecord], bool]) -> tupl
             portion.rejected.append(record.reject(str(error)))
         else:  # without the content, which may hold the image once more
             portion.items.append(replace(item, source=replace(record, content=None)))
-    return portion, [Asked(item.caption, item.key, item.load_image) for item in portion.items]
+    ahead = ReadAhead((item.key for item in portion.items if isinstance(item.key, StorePath)), read_bytes)
+    return portion, [Asked(item.caption, item.key, partial(item.load_image, ahead.read)) for item in portion.items]
 
 
 class _OpenBlock:

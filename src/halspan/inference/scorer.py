@@ -15,7 +15,7 @@ import torch
 
 from halspan.core.ahead import prepare_ahead
 from halspan.core.cost import Cost
-from halspan.core.errors import HalspanError
+from halspan.core.errors import HalspanError, ResourceError
 from halspan.data.rows import Row
 from halspan.inference.blocks import MOST_BYTES, Answered, Asked, Block, SharedRow, divide, in_order, share_rows
 from halspan.inference.scores import CaptionScores, ReadImage
@@ -105,6 +105,8 @@ class Scorer:
         try:
             is_causal = self.spec.context == "causal"
             return row, encode_texts(self.encoder, row.load_image(), row.captions, is_causal=is_causal)
+        except ResourceError:  # of a store that does not answer; the captions can be scored when it does
+            raise
         except HalspanError as error:
             return row, error.with_traceback(None)  # which would keep the image
 

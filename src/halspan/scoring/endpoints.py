@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halspan.core.errors import ConfigError
-from halspan.data.streams.lines import DASH, compress, is_compressed
+from halspan.data.stores.paths import Place
+from halspan.data.streams.lines import COMPRESSED, DASH, compress
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.streams.records import Source
@@ -15,7 +16,7 @@ _LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _PARQUET = ".parquet"
 
 
-def check_input(path: Path) -> None:
+def check_input(path: Place) -> None:
     """Refuse an input whose name is not that of JSON Lines or Parquet; name its kind where that is clear.
 
     Raises:
@@ -24,14 +25,14 @@ def check_input(path: Path) -> None:
     """
     if path == DASH:
         return
-    if not _is_named(path) and path.is_file():
+    if isinstance(path, Path) and not _is_named(path) and path.is_file():
         from halspan.data.readers.file_kinds import refuse_other_kinds
 
         refuse_other_kinds(path)
     _check_name("--input", path)
 
 
-def check_output(path: Path, input_: Path) -> None:
+def check_output(path: Place, input_: Place) -> None:
     """Refuse an output whose name is not that of JSON Lines or Parquet, or that is the input.
 
     Raises:
@@ -40,11 +41,11 @@ def check_output(path: Path, input_: Path) -> None:
     if path == DASH:
         return
     _check_name("--output", path)
-    if input_ != DASH and input_.resolve() == path.resolve():
+    if input_ != DASH and absolute(input_) == absolute(path):
         raise ConfigError(f"--output: {path} is the input; give another file")
 
 
-def check_resumable(input_: Path, output: Path) -> None:
+def check_resumable(input_: Place, output: Place) -> None:
     """Refuse to resume from or into a stream, which cannot be read or written again.
 
     Raises:
@@ -56,31 +57,42 @@ def check_resumable(input_: Path, output: Path) -> None:
         raise ConfigError("--resume: standard output cannot be continued; give a file")
 
 
-def open_source(path: Path) -> "Source":
-    """Open an input.
+def open_source(path: Place) -> "Source":
+    """Open an input; one in an object store is copied to this machine, unless it was before.
 
     Raises:
-        ConfigError: It is Parquet, and pyarrow is not installed.
+        ConfigError: It is Parquet, and pyarrow is not installed, or the package for its store is not.
         DataError: The input cannot be read.
+        ResourceError: The store cannot be used.
     """
+    from halspan.data.stores.copies import fetch
     from halspan.data.streams.records import JsonLinesFile, JsonLinesStream
 
     if path == DASH:
         return JsonLinesStream(sys.stdin.buffer)
+    source: Source
     if path.suffix != _PARQUET:
-        return JsonLinesFile(path)
-    from halspan.data.streams.parquet import ParquetFile
+        source = JsonLinesFile(fetch(path))
+    else:
+        from halspan.data.streams.parquet import ParquetFile
 
-    return ParquetFile(path)
+        source = ParquetFile(fetch(path))
+    source.name = str(path)
+    return source
 
 
-def find_writer(path: Path) -> Callable[[Path, Path], None] | None:
+def absolute(place: Place) -> Place:
+    """Return where something is, whatever the current folder."""
+    return place.resolve() if isinstance(place, Path) else place
+
+
+def find_writer(path: Place) -> Callable[[Path, Path], None] | None:
     """Return the converter from finished lines to the output's format; None where the lines are the output.
 
     Raises:
         ConfigError: It is Parquet, and pyarrow is not installed.
     """
-    if is_compressed(path):
+    if path.suffix == COMPRESSED:
         return compress
     if path.suffix != _PARQUET:
         return None
@@ -90,11 +102,11 @@ def find_writer(path: Path) -> Callable[[Path, Path], None] | None:
     return write_parquet
 
 
-def _is_named(path: Path) -> bool:
+def _is_named(path: Place) -> bool:
     return path.name.endswith((*_LINES, _PARQUET))
 
 
-def _check_name(option: str, path: Path) -> None:
+def _check_name(option: str, path: Place) -> None:
     if not _is_named(path):
         raise ConfigError(
             f"{option}: {str(path)!r} is neither {', '.join(_LINES)} nor {_PARQUET}; name it by its format, or give "

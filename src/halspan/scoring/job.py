@@ -13,17 +13,19 @@ import torch
 
 import halspan
 from halspan.core.errors import DataError
+from halspan.data.stores.paths import Place
 from halspan.data.streams.journal import Settings
 from halspan.data.streams.lines import DASH
 from halspan.data.streams.parts import part_of
 from halspan.data.streams.piped import PipedOutput, pipe_out
 from halspan.data.streams.records import ItemReader, Shard, Source
 from halspan.data.streams.resumable import Output, ResumableOutput, fingerprint_folder, open_output
+from halspan.data.streams.stored import StoredOutput
 from halspan.inference.bulk import LEFT_OUT, SCORED, Block, score_blocks
 from halspan.inference.detector import Detector
 from halspan.inference.hub import download
 from halspan.models.devices import find_device
-from halspan.scoring.endpoints import find_writer, open_source
+from halspan.scoring.endpoints import absolute, find_writer, open_source
 
 
 def _say(line: str) -> None:
@@ -36,9 +38,12 @@ class Job:
 
     Attributes:
         detector: Folder or hub id of an exported detector.
-        input_: Captions or predictions, `.jsonl`, `.jsonl.gz` or `.parquet`; `-` for standard input.
-        output: Predictions, in the same formats; `-` for standard output.
+        input_: Captions or predictions, `.jsonl`, `.jsonl.gz` or `.parquet`, here or in an object store; `-` for
+            standard input.
+        output: Predictions, in the same formats and places; `-` for standard output.
         images: Folder that relative image paths start from; None for the input's folder.
+        restarts: Whether what an interrupted run with other settings has left on a machine is removed there;
+            otherwise it is refused.
         max_p_incorrect: Highest P(incorrect) in captions to keep; None keeps all.
         batch_tokens: Number of tokens in a forward pass.
         device: Name of the device; None for a GPU if there is one.
@@ -50,9 +55,10 @@ class Job:
     """
 
     detector: str
-    input_: Path
-    output: Path
-    images: Path | None = None
+    input_: Place
+    output: Place
+    images: Place | None = None
+    restarts: bool = False
     max_p_incorrect: float | None = None
     batch_tokens: int = 16_384
     device: str | None = None
@@ -88,10 +94,13 @@ class Job:
             ConfigError: Another process is writing the output, or the interrupted run had other settings.
             DataError: Something cannot be read or written, or a record cannot be used and `stop_on_error` says so.
             ModelError: The detector cannot be loaded, or cannot score anything.
+            ResourceError: An object store cannot be used; what is finished stays on this machine.
         """
         torch.set_num_threads(self.threads)
-        convert = find_writer(self.output)
+        find_writer(self.output)  # fail now, not at the end, if it needs what is not installed
         source = open_source(self.input_)
+        if self.stored is not None and shard.count > 1:
+            self.stored.begin(shard, resume=resume)
         with self._open_output(source, shard, resume=resume, patience=patience) as opened:
             if on_start is not None:
                 on_start(source, opened.mark.position.number)
@@ -99,11 +108,18 @@ class Job:
                 for number in self._score_rest(opened, source, shard, on_scored):
                     if on_block is not None:
                         on_block(number)
-            if shard.count > 1 and isinstance(opened, ResumableOutput):
-                opened.complete()
-            else:
-                opened.finish(convert)
+            self._end(opened, shard)
         return opened.mark.counts
+
+    @property
+    def stored(self) -> StoredOutput | None:
+        """The output in an object store; None where it is a file."""
+        return None if isinstance(self.output, Path) else StoredOutput(self.output)
+
+    @property
+    def working(self) -> Path:
+        """The file of this machine in which the output is made."""
+        return self.output if isinstance(self.output, Path) else StoredOutput(self.output).working
 
     @cached_property
     def loaded(self) -> Detector:
@@ -117,7 +133,7 @@ class Job:
     @property
     def reader(self) -> ItemReader:
         """The reader of captions from records."""
-        root, folder = self._image_root, self.output.parent
+        root, folder = self.images_folder, self.output.parent
         return ItemReader(root, folder, ignore_extra_keys=self.ignore_extra_keys)
 
     @cached_property
@@ -129,7 +145,8 @@ class Job:
         return commit, commit
 
     @property
-    def _image_root(self) -> Path:
+    def images_folder(self) -> Place:
+        """The folder that relative image paths start from."""
         if self.images is not None:
             return self.images
         return self.input_.parent  # for standard input, this is the current folder
@@ -140,7 +157,20 @@ class Job:
         if self.output == DASH:
             return self._pipe(source)
         settings = self._settings(source, shard)
-        return open_output(part_of(self.output, shard), settings=settings, resume=resume, patience=patience)
+        part = part_of(self.working, shard)
+        return open_output(part, settings=settings, resume=resume, restart=self.restarts, patience=patience)
+
+    def _end(self, opened: Output, shard: Shard) -> None:
+        """Put the output in its place, or the part of a shard beside it."""
+        stored = self.stored
+        if shard.count == 1 or not isinstance(opened, ResumableOutput):
+            opened.finish(find_writer(self.output), None if stored is None else stored.put)
+            if stored is not None:
+                stored.forget()
+            return
+        opened.complete()
+        if stored is not None:
+            stored.put_part(opened.paths)
 
     @contextmanager
     def _pipe(self, source: Source) -> Iterator[Output]:
@@ -152,7 +182,9 @@ class Job:
 
     def _settings(self, source: Source, shard: Shard) -> Settings:
         """Return the settings that determine the output's bytes."""
-        root = os.path.relpath(self._image_root.resolve(), self.output.parent.resolve())
+        root = str(absolute(self.images_folder))
+        if isinstance(self.output, Path) and isinstance(self.images_folder, Path):
+            root = os.path.relpath(root, self.output.parent.resolve())
         return {
             **{f"--input's {name}": value for name, value in source.identity.items()},
             "--detector": self._identity[0],

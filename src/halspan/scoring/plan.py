@@ -11,7 +11,9 @@ import psutil
 import torch
 
 from halspan.core.cost import Cost
-from halspan.core.errors import ConfigError
+from halspan.core.errors import ConfigError, DataError
+from halspan.data.stores.access import read_stamp
+from halspan.data.stores.paths import StorePath
 from halspan.data.streams.journal import line_of
 from halspan.data.streams.lines import DASH
 from halspan.data.streams.records import BLOCK, Position, Shard
@@ -20,6 +22,7 @@ from halspan.scoring.endpoints import open_source
 from halspan.scoring.job import Job
 
 _MOST_BLOCKS = 16  # that are scored
+_MOST_ASKED = 64  # images in a store whose sizes are asked for
 _MOST_SECONDS = 60.0  # after which no further block is scored
 _SECONDS_PER_HOUR = 3600
 
@@ -109,14 +112,23 @@ def measure(job: Job) -> Plan:
         n_tokens=cost.tokens,
         records_per_second=(n_sampled - done[first]) / (times[-1] - times[first]),
         output_bytes=output_bytes,
-        image_bytes=sum(_size(job.output.parent / image) for image in images),
+        image_bytes=_image_bytes(job, sorted(images)),
         device=device,
         device_bytes=torch.cuda.max_memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss,
     )
 
 
-def _size(image: Path) -> int:
+def _image_bytes(job: Job, images: list[str]) -> int:
+    """Return the bytes of images by the names that captions have for them; of many in a store, a few are asked for."""
+    few = images[:: 1 + len(images) // _MOST_ASKED] if isinstance(job.images_folder, StorePath) else images
+    return sum(_size(job, image) for image in few) * len(images) // max(1, len(few))
+
+
+def _size(job: Job, image: str) -> int:
     """Return the bytes of an image's file; 0 for one inside its record."""
-    with suppress(OSError):
-        return image.stat().st_size
+    with suppress(OSError, DataError):
+        if isinstance(job.images_folder, StorePath):
+            return read_stamp(job.images_folder.below(image)).size
+        folder = job.output.parent if isinstance(job.output, Path) else Path()
+        return (folder / image).stat().st_size
     return 0

@@ -16,8 +16,8 @@ from halspan.scoring.job import Job
 from halspan.scoring.shards import MOST_DEATHS, PATIENCE, POLL
 
 
-def launch(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[None]:
-    """Score shards in processes of this machine, each with a GPU of its own or on the CPU; yield now and then.
+def launch(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[set[Shard]]:
+    """Score shards in processes of this machine, each with a GPU of its own or on the CPU; yield what is finished.
 
     A process that is killed is started again.
 
@@ -34,10 +34,12 @@ def launch(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[None]:
                 worker = free.pop()
                 running[worker] = waiting.pop(0)
                 worker.send(running[worker])
+            finished = set()
             for worker in _ready(running):
                 shard = running.pop(worker)
                 if worker.take():
                     free.append(worker)
+                    finished.add(shard)
                     continue
                 deaths[shard] += 1
                 if deaths[shard] > MOST_DEATHS:
@@ -47,7 +49,7 @@ def launch(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[None]:
                     )
                 waiting.insert(0, shard)
                 free.append(_Process(worker.job))
-            yield
+            yield finished
     finally:
         for worker in (*free, *running):
             worker.end()

@@ -10,10 +10,11 @@ from halspan.scoring.job import Job
 from halspan.scoring.shards import MOST_DEATHS, PATIENCE, POLL
 
 
-def launch(job: Job, shards: Sequence[Shard], workers: int, *, address: str | None = None) -> Iterator[None]:
-    """Score shards in actors of a Ray cluster, which restarts those that die; yield now and then.
+def launch(job: Job, shards: Sequence[Shard], workers: int, *, address: str | None = None) -> Iterator[set[Shard]]:
+    """Score shards in actors of a Ray cluster, which restarts those that die; yield what is finished.
 
-    All machines of the cluster see the input, the images and the output under the same paths.
+    All machines of the cluster see the input, the images and the output under the same paths,
+    or in object stores.
 
     Args:
         job: The job.
@@ -33,17 +34,21 @@ def launch(job: Job, shards: Sequence[Shard], workers: int, *, address: str | No
     actor = ray.remote(**options, max_restarts=-1, max_task_retries=MOST_DEATHS)(Worker)
     actors = [actor.remote(job) for _ in range(workers)]
     free, waiting = list(actors), list(shards)
-    running: dict[Any, Any] = {}
+    running: dict[Any, tuple[Any, Shard]] = {}
     try:
         while waiting or running:
             while free and waiting:
                 one = free.pop()
-                running[one.score.remote(waiting.pop(0))] = one
+                shard = waiting.pop(0)
+                running[one.score.remote(shard)] = one, shard
             done, _ = ray.wait(list(running), timeout=POLL)
+            finished = set()
             for result in done:
-                free.append(running.pop(result))
+                one, shard = running.pop(result)
                 _take(ray, result)
-            yield
+                free.append(one)
+                finished.add(shard)
+            yield finished
     finally:
         for one in actors:
             ray.kill(one)

@@ -5,11 +5,12 @@ shards, so that a worker which dies loses a block of records at most.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from halspan.core.errors import ConfigError
-from halspan.data.streams.parts import find_parts, lines_read, merge_parts
+from halspan.data.streams.merging import merge_parts
+from halspan.data.streams.parts import find_parts, lines_read, part_of
 from halspan.data.streams.records import Shard
+from halspan.data.streams.resumable import Paths
 from halspan.scoring.endpoints import find_writer, open_source
 from halspan.scoring.job import Job
 
@@ -18,7 +19,7 @@ POLL = 0.5  # seconds between two looks at the journals
 MOST_DEATHS = 10  # of workers with the same shard; more often, the shard is what kills them
 _SHARDS_PER_WORKER = 4  # so that fast workers take more, and little is left to the last
 
-Launch = Callable[[Job, Sequence[Shard], int], Iterator[Any]]
+Launch = Callable[[Job, Sequence[Shard], int], Iterator[set[Shard]]]  # yields what was finished meanwhile
 
 
 def prepare(job: Job, *, workers: int, n_shards: int | None, resume: bool, overwrite: bool) -> list[Shard]:
@@ -34,13 +35,15 @@ def prepare(job: Job, *, workers: int, n_shards: int | None, resume: bool, overw
     Raises:
         ConfigError: An interrupted run is to be neither continued nor removed, or had another number of shards.
     """
-    parts = find_parts(job.output)
+    begun = {part.shard for part in find_parts(job.working)}.union(_stored(job))
     if overwrite:
-        for part in parts:
-            part.paths.discard_unfinished()
-        parts = []
-    had = sorted({part.shard.count for part in parts})
-    if parts and not resume:
+        for shard in begun:
+            Paths(part_of(job.working, shard)).discard_unfinished()
+            if job.stored is not None:
+                job.stored.remove_part(shard)
+        begun = set()
+    had = sorted({shard.count for shard in begun})
+    if begun and not resume:
         raise ConfigError(
             f"--output: an interrupted run has left parts of {job.output}; --resume continues it, --overwrite begins "
             "again"
@@ -77,9 +80,19 @@ def run_all(
         HalspanError: That of the first worker that failed; the other shards are whole or can be continued.
     """
     convert = find_writer(job.output)
-    on_start(open_source(job.input_).total)
-    done = {part.shard for part in find_parts(job.output) if part.mark.is_complete}
+    total = open_source(job.input_).total
+    on_start(total)
+    done = {part.shard for part in find_parts(job.working) if part.mark.is_complete and job.stored is None}
+    done |= set(_stored(job))
     left = [shard for shard in shards if shard not in done]
-    for _ in launch(job, left, min(workers, len(left))) if left else ():
-        on_progress(sum(shard.size(lines_read(job.output, shard)) for shard in shards))
+    for finished in launch(job, left, min(workers, len(left))) if left else ():
+        done |= finished
+        on_progress(
+            sum(shard.size((total or 0) if shard in done else lines_read(job.working, shard)) for shard in shards)
+        )
     return merge_parts(job.output, convert)
+
+
+def _stored(job: Job) -> list[Shard]:
+    """Return the shards whose parts are in the object store of the output."""
+    return [] if job.stored is None else job.stored.finished()

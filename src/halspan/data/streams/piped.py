@@ -11,6 +11,7 @@ from halspan.core.errors import DataError
 from halspan.data.readers.jsonl import write_lines
 from halspan.data.streams.journal import Mark
 from halspan.data.streams.records import Position
+from halspan.data.streams.resumable import Paths
 
 
 class PipedOutput:
@@ -56,7 +57,9 @@ class PipedOutput:
             self._on_rejected(item)
         self.mark = Mark(position=position, counts=dict(counts))
 
-    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+    def finish(
+        self, convert: Callable[[Path, Path], None] | None = None, publish: Callable[[Paths], None] | None = None
+    ) -> None:
         """Do nothing, because everything is already written."""
 
 

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -20,6 +20,8 @@ from halspan.data.download.addresses import downloaded_file, is_address
 from halspan.data.images import load_image, load_image_bytes
 from halspan.data.readers.file_kinds import check_is_lines, refuse_other_kinds
 from halspan.data.readers.jsonl import MOST_LINE_BYTES, parse_json, peek
+from halspan.data.stores.access import read_bytes
+from halspan.data.stores.paths import Place, StorePath, is_store_address
 from halspan.data.streams.lines import STDIN, open_lines
 from halspan.data.streams.usable_annotation import without_bad_annotation
 
@@ -122,25 +124,32 @@ class Item:
     Attributes:
         source: Record that it was read from.
         caption: The caption, with the image path to write.
-        key: Key of the image, equal for equal images: its path, or `sha256:` and the hash of the embedded image.
+        key: Key of the image, equal for equal images: its path or its address in an object store, or `sha256:` and
+            the hash of the embedded image.
         embedded: Bytes of an image inside the record.
         left_out: Messages about annotation that was left out, which scoring does not need.
     """
 
     source: RawRecord
     caption: Caption
-    key: Path
+    key: Place
     embedded: bytes | None
     left_out: Sequence[str] = ()
 
-    def load_image(self) -> Image:
+    def load_image(self, read: Callable[[StorePath], bytes] = read_bytes) -> Image:
         """Read the image.
+
+        Args:
+            read: Function that reads an image in an object store.
 
         Raises:
             DataError: It cannot be read.
+            ResourceError: It is in an object store that cannot be used.
         """
         if self.embedded is not None:
             return load_image_bytes(self.embedded)
+        if isinstance(self.key, StorePath):
+            return load_image_bytes(read(self.key), str(self.key))
         try:
             is_other = self.key.exists() and not self.key.is_file()
         except OSError as error:  # for example a name that is too long, or a folder without permission
@@ -234,20 +243,22 @@ class ItemReader:
         - its image may be inside the record, as `image_base64` (text) or `image_bytes` (bytes), instead of `image`;
           the caption's image path is then `sha256:` and the hash of these bytes, which identifies the image.
         - an image with a web address is expected where `halspan data download` stores it.
+        - an image may be in an object store if the images' folder is; the caption's image path is then its address.
         - `id`, `generator` and `direction` may be missing: they become the number of the line or row, "unknown" and
           "image_to_text".
         - labels, types, votes and spans that cannot be used are left out, and `Item.left_out` says so.
 
     Args:
         images: Folder that relative image paths start from.
-        folder: Folder of the output; relative image paths are rewritten to start from there.
+        folder: Folder of the output; relative image paths are rewritten to start from there, or to be absolute where
+            the output is in an object store.
         ignore_extra_keys: Whether keys that captions do not have are left out; otherwise they are refused.
     """
 
-    def __init__(self, images: Path, folder: Path, *, ignore_extra_keys: bool = False) -> None:
+    def __init__(self, images: Place, folder: Place, *, ignore_extra_keys: bool = False) -> None:
         self._ignore_extra_keys = ignore_extra_keys
-        self._images = images.resolve()
-        self._folder = folder.resolve()
+        self._images = images.resolve() if isinstance(images, Path) else images
+        self._folder = folder.resolve() if isinstance(folder, Path) else None
 
     def read(self, source: RawRecord) -> Item:
         """Read a caption.
@@ -264,11 +275,7 @@ class ItemReader:
             if content.get("image") is None:
                 raise DataError("image: missing; give its path, or the image itself as image_base64")
             check_text("image", content["image"])
-            if is_address(content["image"].strip()):
-                content["image"] = str(downloaded_file(content["image"]))
-            key = self._images / content["image"]
-            if not Path(content["image"]).is_absolute():
-                content["image"] = Path(os.path.relpath(key, self._folder)).as_posix()
+            key, content["image"] = self._find(content["image"])
         else:
             content["image"] = f"sha256:{hashlib.sha256(embedded).hexdigest()}"
             key = Path(content["image"])
@@ -278,6 +285,24 @@ class ItemReader:
         usable, left_out = without_bad_annotation(content)
         left_out += [f"{name}: unknown key" for name in extra]
         return Item(source=source, caption=Caption.from_record(usable), key=key, embedded=embedded, left_out=left_out)
+
+    def _find(self, image: str) -> tuple[Place, str]:
+        """Return where the image of a record is, and what the caption calls it.
+
+        Raises:
+            DataError: It is in an object store, and not below the images' folder.
+        """
+        if is_address(image.strip()):
+            image = str(downloaded_file(image))
+        if isinstance(self._images, StorePath):
+            there = self._images.below(image)
+            return there, str(there)
+        if is_store_address(image):
+            raise DataError(f"image: {show(image)} is in an object store; give its folder there as --images")
+        key = self._images / image
+        if Path(image).is_absolute():
+            return key, image
+        return key, str(key) if self._folder is None else Path(os.path.relpath(key, self._folder)).as_posix()
 
 
 def read_lines(stream: BinaryIO, start: Position, shard: Shard) -> Iterator[RawRecord]:

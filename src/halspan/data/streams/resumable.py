@@ -72,7 +72,9 @@ class Output(Protocol):
         """Write a block, see `ResumableOutput.append`."""
         ...
 
-    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+    def finish(
+        self, convert: Callable[[Path, Path], None] | None = None, publish: Callable[[Paths], None] | None = None
+    ) -> None:
         """End the output, see `ResumableOutput.finish`."""
         ...
 
@@ -81,11 +83,12 @@ class ResumableOutput:
     """An output that appends blocks; `open_output` makes it.
 
     Attributes:
+        paths: Its files.
         mark: State after the last block.
     """
 
     def __init__(self, paths: Paths, journal: BinaryIO, mark: Mark) -> None:
-        self._paths = paths
+        self.paths = paths
         self._journal = journal
         self.mark = mark
         self._files: tuple[BinaryIO, BinaryIO] | None = None
@@ -124,7 +127,7 @@ class ResumableOutput:
                 Mark(position=position, counts=dict(counts), output_bytes=sizes[0], rejected_bytes=sizes[1])
             )
         except OSError as error:
-            raise unwritable(self._paths.output, error) from None
+            raise unwritable(self.paths.output, error) from None
 
     def complete(self) -> None:
         """Note that the input is at its end; the output stays where it is, for a merge with other shards.
@@ -136,18 +139,21 @@ class ResumableOutput:
             if not self.mark.is_complete:
                 self._write_mark(replace(self.mark, is_complete=True))
         except OSError as error:
-            raise unwritable(self._paths.output, error) from None
+            raise unwritable(self.paths.output, error) from None
 
-    def finish(self, convert: Callable[[Path, Path], None] | None = None) -> None:
+    def finish(
+        self, convert: Callable[[Path, Path], None] | None = None, publish: Callable[[Paths], None] | None = None
+    ) -> None:
         """Move the whole output into place; if the process is killed meanwhile, the next run does it again.
 
         Args:
             convert: Function that converts the lines of the file at its first argument into a file at its second.
+            publish: Function that puts the output to where it belongs, if that is not here.
 
         Raises:
             DataError: It cannot be written.
         """
-        paths = self._paths
+        paths = self.paths
         self.complete()
         try:
             self.close()
@@ -161,6 +167,8 @@ class ResumableOutput:
                     paths.partial.unlink()
                 else:
                     paths.partial.replace(paths.output)
+            if publish is not None:
+                publish(paths)
             paths.journal.unlink()
         except OSError as error:
             raise unwritable(paths.output, error) from None
@@ -178,13 +186,16 @@ class ResumableOutput:
 
 
 @contextmanager
-def open_output(output: Path, *, settings: Settings, resume: bool, patience: float = 0.0) -> Iterator[ResumableOutput]:
+def open_output(
+    output: Path, *, settings: Settings, resume: bool, restart: bool = False, patience: float = 0.0
+) -> Iterator[ResumableOutput]:
     """Begin an output, or continue one.
 
     Args:
         output: File to write; its folder is created if necessary.
         settings: Settings that determine its bytes, by the names that users know.
         resume: Whether to continue an interrupted run, if there is one; otherwise its unfinished output is removed.
+        restart: Whether a run with other settings is removed too; otherwise it is refused.
         patience: Seconds to wait for another process that writes the output.
 
     Raises:
@@ -193,7 +204,7 @@ def open_output(output: Path, *, settings: Settings, resume: bool, patience: flo
     """
     paths = Paths(output)
     with locked_journal(paths, patience=patience) as journal:
-        mark = _continue(journal, settings) if resume else None
+        mark = _continue(journal, settings, restart=restart) if resume else None
         opened = ResumableOutput(paths, journal, mark or _begin(paths, journal, settings))
         try:
             yield opened
@@ -231,10 +242,10 @@ def _begin(paths: Paths, journal: BinaryIO, settings: Settings) -> Mark:
     return Mark()
 
 
-def _continue(journal: BinaryIO, settings: Settings) -> Mark | None:
+def _continue(journal: BinaryIO, settings: Settings, *, restart: bool) -> Mark | None:
     """Return the last finished block, and cut off what was written after it; None where no block is finished."""
     had = Journal.read(journal)
-    if had.settings is None or had.mark is None:
+    if had.settings is None or had.mark is None or (restart and had.settings != settings):
         return None
     _check_settings(dict(had.settings), dict(settings))
     journal.truncate(had.n_bytes)
