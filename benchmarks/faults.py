@@ -106,8 +106,7 @@ def _try(kind: Kind, top: Path, kills: int, per_trial: int, draw: random.Random)
     while outcome.kills < kills:
         trial = _new_trial(kind, top, f"trial{outcome.trials}")
         for _ in range(per_trial):
-            if not _kill_once(kind, trial, draw.uniform(0, duration), outcome):
-                break
+            _kill_once(kind, trial, draw.uniform(0, duration), outcome)
             if kind.harm is not None:
                 kind.harm(trial, draw)
         if (status := _wait(_fork(kind, trial))) != 0:
@@ -123,18 +122,16 @@ def _try(kind: Kind, top: Path, kills: int, per_trial: int, draw: random.Random)
     return outcome
 
 
-def _kill_once(kind: Kind, trial: Path, seconds: float, outcome: Outcome) -> bool:
-    """Begin the work or go on with it, and kill it; return whether it was still at work."""
+def _kill_once(kind: Kind, trial: Path, seconds: float, outcome: Outcome) -> None:
     process = _fork(kind, trial)
     time.sleep(seconds)
     ended, _ = os.waitpid(process, os.WNOHANG)
     if ended:
         outcome.too_late += 1
-        return False
+        return
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
     outcome.kills += 1
-    return True
 
 
 def _fork(kind: Kind, trial: Path) -> int:
