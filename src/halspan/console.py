@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from halspan.core.process import is_worth_showing, silence_noise, speaker
+from halspan.core.process import is_first_process, is_worth_showing, silence_noise, speaker
 from halspan.core.text.printable import printable
 
 _PIPE_WIDTH = 160  # characters in a line to a file or another program
@@ -122,11 +122,14 @@ def without_other_bars() -> Iterator[None]:
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
-    """Yield items one by one, with a progress bar on standard error while they last, if that is a terminal."""
+    """Yield items one by one, with a progress bar on standard error while they last, if that is a terminal.
+
+    Of processes that do the same together, only the first one shows a bar.
+    """
     from rich.progress import track as track_with_rich
 
     console = open_console(stderr=True)
-    silent = not console.is_terminal
+    silent = not (console.is_terminal and is_first_process())
     yield from track_with_rich(items, description, total, console=console, transient=True, disable=silent)
 
 

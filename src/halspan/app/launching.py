@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def put_back(number: int) -> None:
     signal.raise_signal(number)
     if not is_first_process():
         time.sleep(_PUTTING_BACK_SECONDS)
+        sys.exit(128 + number)
 
 
 def job_file(sweep_dir: str | Path, number: int) -> Path:
