@@ -50,5 +50,6 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/kept_images.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/plan_time.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
