@@ -51,6 +51,7 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/feeding.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/plan_time.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/faults.py

@@ -27,7 +27,7 @@ KINDS = {
     "bf16": ["model.dtype=bfloat16", "model.lora.targets=[language,experts]", "model.lora.rslora=true"],
 }
 # relative to the norm of the gradients: other sums of the same numbers, in float32 and in bf16
-NOISE = {"nf4": 1e-5, "bf16": 0.05}
+NOISE = {"nf4": 3e-6, "bf16": 0.05}  # ten times what was found
 
 pytestmark = pytest.mark.timeout(900)
 
