@@ -52,7 +52,7 @@ class Tally:
         seconds: Seconds that it takes, unharmed.
         kills: Number of times that it was killed before its end.
         finished: Number of times that it was left to finish and compared.
-        moments: Shares of its time after which it was killed.
+        moments: Shares of its time, those of the kills before included, after which it was killed.
     """
 
     seconds: float = 0.0
@@ -127,13 +127,14 @@ def kill_often(command: Command, tally: Tally, folder: Path, kills: int, source:
     tally.seconds = in_process(partial(command.run, whole))
     expected = command.look(whole)
     while tally.kills < kills:
-        place = folder / "killed" / command.name
+        place, left = folder / "killed" / command.name, 1.0
         for _ in range(min(IN_A_ROW, kills - tally.kills)):
-            moment = source.random()
+            moment = source.random() * left  # of what is left to do, or most kills would come too late
             if not is_killed(partial(command.run, place), moment * tally.seconds):
                 break  # it had finished
             tally.kills += 1
-            tally.moments.append(moment)
+            tally.moments.append(1 - left + moment)
+            left -= moment
         in_process(partial(command.run, place))
         compare(command.name, command.look(place), expected)
         tally.finished += 1
