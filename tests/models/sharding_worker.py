@@ -181,6 +181,7 @@ def main(rank: int, processes: int, folder: Path, backbone: str, family: str, ca
         changes["lora"] = None if own is None else replace(lora, **own)
         results.append(do(make_spec(max_tokens=512, **changes)))
     (folder / f"{rank}.json").write_text(json.dumps(results))
+    dist.barrier()  # one that ends first would cut off what others have not read yet
     dist.destroy_process_group()
 
 
