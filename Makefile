@@ -54,4 +54,5 @@ bench: install  ## Measure speed and memory
 	$(BIN)/python benchmarks/plan_time.py
 	$(BIN)/python benchmarks/shared_pass.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/faults.py

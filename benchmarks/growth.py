@@ -151,9 +151,7 @@ def measure_corpus(n_captions: int, backbone: Path) -> dict[str, float]:
 
 def measure_scoring(sizes: Sequence[int], folder: Path) -> dict[int, float]:
     """Score corpora from file to file with a tiny detector; return CPU seconds per sentence of each."""
-    detector, encoder = build("llava", attention="sdpa")
-    about, spec = About(name="tiny", figures={}, origin={}), spec_of("llava", attention="sdpa")
-    Detector(detector, encoder, spec=spec, taxonomy=TAXONOMY, tuned=Tuned(), about=about).save_pretrained(folder / "it")
+    save_tiny(folder / "it")
     seconds = {}
     for n_captions in sizes:
         place = folder / f"scored-{n_captions}"
@@ -166,6 +164,13 @@ def measure_scoring(sizes: Sequence[int], folder: Path) -> dict[int, float]:
         seconds[n_captions] = (time.process_time() - start) / n_sentences
         say(f"{n_captions:,} captions scored: {seconds[n_captions] * 1e6:,.0f} us a sentence")
     return seconds
+
+
+def save_tiny(folder: Path) -> None:
+    """Export a tiny LLaVA with random weights."""
+    detector, encoder = build("llava", attention="sdpa")
+    about, spec = About(name="tiny", figures={}, origin={}), spec_of("llava", attention="sdpa")
+    Detector(detector, encoder, spec=spec, taxonomy=TAXONOMY, tuned=Tuned(), about=about).save_pretrained(folder)
 
 
 def write_corpus(folder: Path, n_captions: int) -> int:
