@@ -303,6 +303,14 @@ def test_the_error_of_a_worker_is_that_of_the_command(detector, captions, output
     assert not output.exists()
 
 
+def test_shards_that_are_complete_are_not_merged_under_other_settings(detector, captions, output):
+    for index in (1, 2):
+        command(detector, captions, output, "--shard", f"{index}/2")
+    with pytest.raises(ConfigError, match="--resume: the interrupted run had --batch-tokens 16384, this one has 4096"):
+        run_job(job_of(detector, captions, output, batch_tokens=4096), processes.launch, n_shards=None)
+    assert not output.exists()
+
+
 @pytest.mark.slow
 def test_an_interrupted_launch_keeps_its_shards(detector, captions, whole, output):
     def interrupt(n_lines):

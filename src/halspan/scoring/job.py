@@ -156,7 +156,7 @@ class Job:
     ) -> AbstractContextManager[Output]:
         if self.output == DASH:
             return self._pipe(source)
-        settings = self._settings(source, shard)
+        settings = self.settings_of(source, shard)
         part = part_of(self.working, shard)
         return open_output(part, settings=settings, resume=resume, restart=self.restarts, patience=patience)
 
@@ -180,7 +180,7 @@ class Job:
                 stream, lambda item: self.say(f"rejected: {source.name}:{item['line']}: {item['reason']}")
             )
 
-    def _settings(self, source: Source, shard: Shard) -> Settings:
+    def settings_of(self, source: Source, shard: Shard) -> Settings:
         """Return the settings that determine the output's bytes."""
         root = str(absolute(self.images_folder))
         if isinstance(self.output, Path) and isinstance(self.images_folder, Path):

@@ -10,7 +10,7 @@ from halspan.core.errors import ConfigError
 from halspan.data.streams.merging import merge_parts
 from halspan.data.streams.parts import find_parts, lines_read, part_of
 from halspan.data.streams.records import Shard
-from halspan.data.streams.resumable import Paths
+from halspan.data.streams.resumable import Paths, check_settings
 from halspan.scoring.endpoints import find_writer, open_source
 from halspan.scoring.job import Job
 
@@ -77,12 +77,17 @@ def run_all(
         on_progress: Function that is called now and then with the number of lines that are read in all shards.
 
     Raises:
+        ConfigError: What an interrupted run has left was made with other settings.
         HalspanError: That of the first worker that failed; the other shards are whole or can be continued.
     """
     convert = find_writer(job.output)
-    total = open_source(job.input_).total
+    source = open_source(job.input_)
+    total = source.total
     on_start(total)
-    done = {part.shard for part in find_parts(job.working) if part.mark.is_complete and job.stored is None}
+    parts = find_parts(job.working) if job.stored is None else []
+    for part in parts:  # those that are complete are not looked at again
+        check_settings(part.settings, job.settings_of(source, part.shard))
+    done = {part.shard for part in parts if part.mark.is_complete}
     done |= set(_stored(job))
     left = [shard for shard in shards if shard not in done]
     for finished in launch(job, left, min(workers, len(left))) if left else ():

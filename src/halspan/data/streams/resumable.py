@@ -247,13 +247,18 @@ def _continue(journal: BinaryIO, settings: Settings, *, restart: bool) -> Mark |
     had = Journal.read(journal)
     if had.settings is None or had.mark is None or (restart and had.settings != settings):
         return None
-    _check_settings(dict(had.settings), dict(settings))
+    check_settings(had.settings, settings)
     journal.truncate(had.n_bytes)
     return had.mark
 
 
-def _check_settings(had: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in had | now:
+def check_settings(had: Settings, now: Settings) -> None:
+    """Require that an interrupted run had the settings of the one that is to continue it.
+
+    Raises:
+        ConfigError: One of them differs; the message names it.
+    """
+    for name in {**had, **now}:
         if had.get(name) != now.get(name):
             raise ConfigError(
                 f"--resume: the interrupted run had {name} {had.get(name)!r}, this one has {now.get(name)!r}; give "
