@@ -1,12 +1,14 @@
 """Shards scored by processes of this machine, one for each GPU, or any number on its CPU."""
 
 import multiprocessing
+import os
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 
 import torch
 
@@ -100,6 +102,7 @@ class _Process:
 def _work(job: Job, connection: Connection) -> None:
     """Score the shards that come, until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first ends these
+    Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
         while True:
             shard = connection.recv()
@@ -109,6 +112,13 @@ def _work(job: Job, connection: Connection) -> None:
                 connection.send(error)
             else:
                 connection.send(None)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by a kill; otherwise it would hold the lock of its part."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _ready(workers: Collection[_Process]) -> list[_Process]:
