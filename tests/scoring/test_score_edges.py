@@ -163,3 +163,11 @@ def test_options_of_several_workers_are_not_passed_over_where_there_is_one(detec
     assert status(*arguments_of(detector, captions, tmp_path / "scored.jsonl", *more)) == 2
     assert f"{more[0]}" in capsys.readouterr().err
     assert not (tmp_path / "scored.jsonl").exists()
+
+
+def test_a_ray_cluster_that_cannot_be_reached_is_one_line(detector, tmp_path, capsys):
+    pytest.importorskip("ray")
+    captions = write_captions(tmp_path / "captions.jsonl", 3, per_image=3)
+    words = arguments_of(detector, captions, tmp_path / "scored.jsonl", "--launch", "ray", "--address", "nonsense")
+    assert status(*words) == 1
+    assert "--address: the Ray cluster nonsense cannot be reached (Invalid address" in capsys.readouterr().err
