@@ -2,7 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from PIL import Image
 from small_scoring import arguments_of, records, write_captions
@@ -171,3 +176,19 @@ def test_a_ray_cluster_that_cannot_be_reached_is_one_line(detector, tmp_path, ca
     words = arguments_of(detector, captions, tmp_path / "scored.jsonl", "--launch", "ray", "--address", "nonsense")
     assert status(*words) == 1
     assert "--address: the Ray cluster nonsense cannot be reached (Invalid address" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_processes_start_is_one_line(detector, tmp_path):
+    captions = write_captions(tmp_path / "captions.jsonl", 300, per_image=3)
+    words = arguments_of(detector, captions, tmp_path / "scored.jsonl", "--devices", 2)
+    program = f"from halspan.cli import main; main({words!r})"
+    first = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, start_new_session=True)
+    latest = time.monotonic() + 60
+    while sum("spawn_main" in " ".join(one.cmdline()) for one in psutil.Process(first.pid).children()) < 2:
+        assert time.monotonic() < latest
+        time.sleep(0.01)
+    time.sleep(0.5)  # they import
+    os.killpg(first.pid, signal.SIGINT)
+    err = first.communicate(timeout=60)[1].decode()
+    assert first.returncode == 130
+    assert err == "interrupted before anything was finished\n"

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
@@ -69,7 +71,8 @@ class _Process:
         self.job = job
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(job, theirs), daemon=True)
-        self._process.start()
+        with _ctrl_c_held_back():
+            self._process.start()
         theirs.close()  # so that the end of the process ends the connection
 
     def send(self, shard: Shard) -> None:
@@ -97,6 +100,20 @@ class _Process:
         self.connection.close()
         self._process.kill()
         self._process.join()
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started meanwhile, also while they import; here it comes afterwards."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # the first process would start it, and it lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(job: Job, connection: Connection) -> None:
