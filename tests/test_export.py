@@ -273,7 +273,7 @@ def test_what_a_killed_export_has_left_is_removed_and_what_it_replaced_is_put_ba
         folder.mkdir()
     (temporary / "half.safetensors").touch()
     (old / "detector.json").touch()
-    with suppress(RuntimeError), export_app._new_folder(place, overwrite=False) as folder:
+    with suppress(RuntimeError), export_app._new_folder(place, overwrite=True) as folder:
         assert not list(folder.iterdir())
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
@@ -290,3 +290,19 @@ def test_two_processes_do_not_export_to_one_place(tmp_path):
         with pytest.raises(ConfigError, match="another process is exporting there"):
             other.__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_a_killed_process_was_about_to_replace_is_put_back_and_not_replaced_unasked(tmp_path):
+    place, old = tmp_path / "mine", tmp_path / ".mine.old"
+    old.mkdir()
+    (old / "detector.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is there already"), export_app._new_folder(place, overwrite=False):
+        pass
+    assert (place / "detector.json").read_text() == "{}"
+
+
+def test_a_file_is_no_place_for_an_export(tmp_path):
+    (tmp_path / "mine").write_text("text")
+    with pytest.raises(ConfigError, match="is not a folder"), export_app._new_folder(tmp_path / "mine", overwrite=True):
+        pass
+    assert (tmp_path / "mine").read_text() == "text"

@@ -195,6 +195,16 @@ def test_a_copy_that_breaks_off_is_no_copy(bucket, client, monkeypatch):
     assert len(copies.fetch(place).read_bytes()) > 100
 
 
+def test_what_a_killed_process_has_copied_is_removed_by_the_next(bucket, made):
+    place = parse_place("s3://bucket/in/captions.jsonl", "--input")
+    copy = copies.fetch(place)
+    copy.unlink()
+    half = copy.with_name(f".{copy.name}.1234567.tmp")
+    half.write_bytes(b"half")
+    assert copies.fetch(place) == copy
+    assert not half.exists()
+
+
 def test_shards_are_merged_in_the_store_into_the_bytes_of_one_process(run, bucket, whole, tmp_path, capsys):
     for index in (3, 1, 2):
         code, err = run("--shard", f"{index}/3", "--resume")

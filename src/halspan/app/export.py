@@ -64,20 +64,28 @@ def _new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
 
     What a killed process has left is removed, and a folder that it was about to replace is put back.
     """
-    if place.exists() and not overwrite:
-        raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
-    if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
-        raise ConfigError(f"to: {place} holds files other than a detector; choose another folder")
+    _check_place(place, overwrite=overwrite)
     temporary, old, lock = (place.with_name(f".{place.name}.{end}") for end in ("tmp", "old", "lock"))
     try:
         with _held(lock):
             if old.exists() and not place.exists():
                 old.rename(place)
+                _check_place(place, overwrite=overwrite)
             for left in (temporary, old):
                 shutil.rmtree(left, ignore_errors=True)
             yield from _replaced(place, temporary, old)
     except OSError as error:
         raise ConfigError(f"to: {place} cannot be written ({error}); choose another place") from None
+
+
+def _check_place(place: Path, *, overwrite: bool) -> None:
+    """Refuse what is not to be replaced, or is no detector."""
+    if place.exists() and not overwrite:
+        raise ConfigError(f"to: {place} is there already; add overwrite=true to replace it, or choose another folder")
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"to: {place} is not a folder; choose another")
+    if place.exists() and not (place / "detector.json").is_file() and any(place.iterdir()):
+        raise ConfigError(f"to: {place} holds files other than a detector; choose another folder")
 
 
 @contextmanager

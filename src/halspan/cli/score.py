@@ -77,7 +77,7 @@ _Address = Annotated[
     typer.Option("--address", help="Address of the Ray cluster. Default: the running one, or one on this machine."),
 ]
 _Shards = Annotated[
-    int | None, typer.Option("--shards", min=1, help="Number of shards with --devices or --launch. Default: 4 each.")
+    int | None, typer.Option("--shards", min=2, help="Number of shards with --devices or --launch. Default: 4 each.")
 ]
 _Plan = Annotated[
     bool, typer.Option("--plan", help="Score a sample, show what the whole input takes, and write nothing.")
@@ -187,6 +187,7 @@ def score(
         say=runs.say,
     )
     part = Shard.parse(shard)
+    runs.check_workers(plan=plan, devices=devices, launch=launch, workers=workers, address=address, shards=shards)
     if plan:
         runs.show_plan(job, devices or workers)
         return

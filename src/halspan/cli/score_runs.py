@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.data.stores.paths import Place, StorePath
 from halspan.data.streams.lines import DASH
-from halspan.scoring.endpoints import absolute, check_input, check_output, check_resumable, find_writer
+from halspan.scoring.endpoints import check_input, check_output, check_resumable, find_writer
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from rich.progress import Progress
@@ -25,7 +24,7 @@ def show_plan(job: "Job", workers: int) -> None:
     """Show what the whole input takes on 1 and more devices."""
     from halspan.scoring.plan import measure
 
-    check(job, resume=True, overwrite=False)
+    check(job, resume=False, overwrite=True)  # as nothing is written, whatever is there may stay
     plan = measure(job)
     console = open_console()
     n = plan.n_sampled
@@ -78,6 +77,16 @@ def check(job: "Job", *, resume: bool, overwrite: bool) -> None:
     _check_device(job.device)
     if exists(job.output) and not resume and not overwrite:
         raise ConfigError(f"--output: {job.output} exists already; --overwrite replaces it, or give another file")
+
+
+def check_workers(
+    *, plan: bool, devices: int | None, launch: str | None, workers: int, address: str | None, shards: int | None
+) -> None:
+    """Refuse options of several workers where there is one, because they would change nothing."""
+    if launch is None and (address is not None or (workers > 1 and not plan)):
+        raise ConfigError("--workers and --address: they are those of --launch ray; on this machine give --devices")
+    if shards is not None and launch is None and devices is None:
+        raise ConfigError("--shards: it is that of --devices and --launch; one shard alone is --shard I/N")
 
 
 def check_launch(job: "Job", part: "Shard", *, devices: int | None, launch: str | None) -> None:
@@ -157,7 +166,7 @@ def score_all(
     with _bar() as bar:
         task = bar.add_task(f"Scoring, {workers} workers", total=None)
         counts = run_all(
-            replace(job, input_=absolute(job.input_), output=absolute(job.output)),
+            job.anywhere(),
             shards,
             workers=workers,
             launch=launch,

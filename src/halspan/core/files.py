@@ -22,15 +22,23 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path, *, follows_links: bool = True) -> BufferedReader:
     """Open a regular file for reading bytes; a pipe or a device, which may have no end, is refused.
+
+    Args:
+        path: The file.
+        follows_links: Whether it may be a link; in a folder of many people, one might lead to a file that only its
+            reader may read.
 
     Raises:
         OSError: The file cannot be opened, or is a folder, a pipe, a socket or a device; `strerror` says which.
     """
+    if not follows_links and path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and nothing is read through one", str(path))
+    flags = os.O_RDONLY | (0 if follows_links else getattr(os, "O_NOFOLLOW", 0))
     try:
         _check_regular(path, path.stat())
-        descriptor = _open(path, os.O_RDONLY)  # the path may be another file by now
+        descriptor = _open(path, flags)  # the path may be another file by now
     except ValueError as error:  # a zero byte in the name
         raise OSError(errno.EINVAL, str(error), str(path)) from None
     return os.fdopen(descriptor, "rb")

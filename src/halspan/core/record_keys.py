@@ -27,7 +27,7 @@ def without_extra_keys(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
     def known(value: Any, keys: tuple[str, ...], prefix: str) -> Any:
         if isinstance(value, list | tuple):
-            return [known(item, keys, prefix) for item in value]
+            return [known(item, keys, prefix) if isinstance(item, Mapping) else item for item in value]
         if not isinstance(value, Mapping):
             return value
         extra.extend(f"{prefix}{key}" for key in value if key not in keys)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from halspan.core.errors import ConfigError
 from halspan.data.stores.paths import Place
-from halspan.data.streams.lines import COMPRESSED, DASH, compress
+from halspan.data.streams.lines import COMPRESSED, DASH, compress, without_suffixes
 
 if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.streams.records import Source
@@ -43,6 +43,9 @@ def check_output(path: Place, input_: Place) -> None:
     _check_name("--output", path)
     if input_ != DASH and absolute(input_) == absolute(path):
         raise ConfigError(f"--output: {path} is the input; give another file")
+    rejected = path.parent / f"{without_suffixes(Path(path.name)).name}.rejected.jsonl"
+    if input_ != DASH and absolute(input_) == absolute(rejected):
+        raise ConfigError(f"--output: rejected records of {path} would replace the input, {input_}; give another file")
 
 
 def check_resumable(input_: Place, output: Place) -> None:

@@ -3,22 +3,22 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 import halspan
-from halspan.core.errors import DataError
+from halspan.core.errors import DataError, ModelError
 from halspan.data.stores.paths import Place
 from halspan.data.streams.journal import Settings
 from halspan.data.streams.lines import DASH
 from halspan.data.streams.parts import part_of
 from halspan.data.streams.piped import PipedOutput, pipe_out
-from halspan.data.streams.records import ItemReader, Shard, Source
+from halspan.data.streams.records import ItemReader, Position, Shard, Source
 from halspan.data.streams.resumable import Output, ResumableOutput, fingerprint_folder, open_output
 from halspan.data.streams.stored import StoredOutput
 from halspan.inference.bulk import LEFT_OUT, SCORED, Block, score_blocks
@@ -111,6 +111,17 @@ class Job:
             self._end(opened, shard)
         return opened.mark.counts
 
+    def anywhere(self) -> "Job":
+        """Return the job with absolute paths, for workers whose current folder may be another."""
+        folder = Path(self.detector)
+        return replace(
+            self,
+            detector=str(folder.absolute()) if folder.exists() else self.detector,  # the id of a hub is no path
+            input_=absolute(self.input_),
+            output=self.output.absolute() if isinstance(self.output, Path) else self.output,
+            images=None if self.images is None else absolute(self.images),
+        )
+
     @property
     def stored(self) -> StoredOutput | None:
         """The output in an object store; None where it is a file."""
@@ -200,22 +211,51 @@ class Job:
         }
 
     def _score_rest(
-        self, opened: Output, source: Source, shard: Shard, on_scored: Callable[[int], None] | None
+        self,
+        opened: Output,
+        source: Source,
+        shard: Shard,
+        on_scored: Callable[[int], None] | None,
+        *,
+        has_scored: bool = False,
     ) -> Iterator[int]:
         """Score and write the blocks that are left; yield the number of lines that are read after each."""
         counts = Counter(opened.mark.counts)
-        blocks = score_blocks(
-            source.read(opened.mark.position, shard),
+        can_score = has_scored or counts[SCORED] > 0
+        blocks = self._blocks(source, opened.mark.position, shard, has_scored=can_score, on_scored=on_scored)
+        try:
+            with closing(blocks):  # so that an interrupted run waits for no thread
+                for block in blocks:
+                    self._take(block, counts, opened, source)
+                    yield block.position.number
+        except ModelError:
+            if can_score or counts[SCORED] or shard.count == 1 or not self._scores_first(source):
+                raise
+            yield from self._score_rest(opened, source, shard, on_scored, has_scored=True)
+
+    def _blocks(
+        self,
+        source: Source,
+        start: Position,
+        shard: Shard,
+        *,
+        has_scored: bool,
+        on_scored: Callable[[int], None] | None = None,
+    ) -> Generator[Block, None, None]:
+        return score_blocks(
+            source.read(start, shard),
             partial(self.loaded.score_blocks, batch_tokens=self.batch_tokens),
             self.reader,
             max_p_incorrect=self.max_p_incorrect,
-            has_scored=counts[SCORED] > 0,
+            has_scored=has_scored,
             on_scored=on_scored,
         )
-        with closing(blocks):  # so that an interrupted run waits for no thread
-            for block in blocks:
-                self._take(block, counts, opened, source)
-                yield block.position.number
+
+    def _scores_first(self, source: Source) -> bool:
+        """Return whether one process that scores all of the input scores a caption before the detector fails at one."""
+        with closing(self._blocks(source, Position(), Shard(), has_scored=False)) as blocks, suppress(ModelError):
+            return any(block.counts[SCORED] for block in blocks)
+        return False
 
     def _take(self, block: Block, counts: Counter[str], opened: Output, source: Source) -> None:
         if block.rejected and self.stop_on_error:

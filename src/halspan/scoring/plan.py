@@ -85,7 +85,7 @@ def measure(job: Job) -> Plan:
     torch.set_num_threads(job.threads)
     source = open_source(job.input_)
     n_lines = source.total or 0
-    every = max(1, -(-n_lines // BLOCK) // _MOST_BLOCKS)
+    every = max(1, -(-n_lines // (BLOCK * _MOST_BLOCKS)))
     device = job.loaded.device.type
     costs: list[Cost] = []
     score = partial(job.loaded.score_blocks, batch_tokens=job.batch_tokens, on_pass=costs.append)

@@ -1,12 +1,16 @@
 """Shards scored by processes of this machine, one for each GPU, or any number on its CPU."""
 
 import multiprocessing
+import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 
 import torch
 
@@ -67,7 +71,8 @@ class _Process:
         self.job = job
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(job, theirs), daemon=True)
-        self._process.start()
+        with _ctrl_c_held_back():
+            self._process.start()
         theirs.close()  # so that the end of the process ends the connection
 
     def send(self, shard: Shard) -> None:
@@ -97,9 +102,24 @@ class _Process:
         self._process.join()
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started meanwhile, also while they import; here it comes afterwards."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # the first process would start it, and it lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(job: Job, connection: Connection) -> None:
     """Score the shards that come, until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first ends these
+    Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
         while True:
             shard = connection.recv()
@@ -109,6 +129,13 @@ def _work(job: Job, connection: Connection) -> None:
                 connection.send(error)
             else:
                 connection.send(None)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by a kill; otherwise it would hold the lock of its part."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _ready(workers: Collection[_Process]) -> list[_Process]:

@@ -28,7 +28,7 @@ def launch(job: Job, shards: Sequence[Shard], workers: int, *, address: str | No
     """
     ray = import_ray()
     if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+        _join(ray, address)
     has_gpus = job.device is None and ray.cluster_resources().get("GPU", 0) > 0
     options = {"num_cpus": job.threads, "num_gpus": int(has_gpus)}
     actor = ray.remote(**options, max_restarts=-1, max_task_retries=MOST_DEATHS)(Worker)
@@ -81,6 +81,17 @@ def import_ray() -> Any:
     except ImportError:
         raise ConfigError("--launch: Ray is not installed; pip install 'halspan[ray]', or use --devices") from None
     return ray
+
+
+def _join(ray: Any, address: str | None) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # its own and Python's, of many classes
+        where = "a Ray cluster" if address is None else f"the Ray cluster {address}"
+        raise ResourceError(
+            f"--address: {where} cannot be reached ({first_lines(error)}); give the address that `ray start --head` "
+            "printed, or leave it out to use this machine"
+        ) from None
 
 
 def _take(ray: Any, result: Any) -> None:

@@ -10,7 +10,7 @@ from halspan.core.errors import ConfigError
 from halspan.data.streams.merging import merge_parts
 from halspan.data.streams.parts import find_parts, lines_read, part_of
 from halspan.data.streams.records import Shard
-from halspan.data.streams.resumable import Paths, check_settings
+from halspan.data.streams.resumable import Paths, check_settings, locked_journal
 from halspan.scoring.endpoints import find_writer, open_source
 from halspan.scoring.job import Job
 
@@ -38,10 +38,18 @@ def prepare(job: Job, *, workers: int, n_shards: int | None, resume: bool, overw
     begun = {part.shard for part in find_parts(job.working)}.union(_stored(job))
     if overwrite:
         for shard in begun:
-            Paths(part_of(job.working, shard)).discard_unfinished()
+            _discard(Paths(part_of(job.working, shard)))
             if job.stored is not None:
                 job.stored.remove_part(shard)
         begun = set()
+    alone = Paths(job.working)
+    if alone.has_unfinished():
+        if not overwrite:
+            raise ConfigError(
+                f"--output: one process was interrupted at {job.output}; continue it by --resume, without --devices "
+                "and --launch, or --overwrite begins again"
+            )
+        _discard(alone)
     had = sorted({shard.count for shard in begun})
     if begun and not resume:
         raise ConfigError(
@@ -86,7 +94,10 @@ def run_all(
     on_start(total)
     parts = find_parts(job.working) if job.stored is None else []
     for part in parts:  # those that are complete are not looked at again
-        check_settings(part.settings, job.settings_of(source, part.shard))
+        now = dict(job.settings_of(source, part.shard))
+        if job.device is None:  # each worker finds its own, and this process may have no GPU
+            now["--device"] = part.settings.get("--device")
+        check_settings(part.settings, now)
     done = {part.shard for part in parts if part.mark.is_complete}
     done |= set(_stored(job))
     left = [shard for shard in shards if shard not in done]
@@ -96,6 +107,11 @@ def run_all(
             sum(shard.size((total or 0) if shard in done else lines_read(job.working, shard)) for shard in shards)
         )
     return merge_parts(job.output, convert)
+
+
+def _discard(paths: Paths) -> None:
+    with locked_journal(paths):  # no other process writes there
+        paths.discard_unfinished()
 
 
 def _stored(job: Job) -> list[Shard]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from halspan.core.files import written_to
+from halspan.core.files import remove_unfinished, written_to
 from halspan.data.stores.access import cache_folder, download, read_stamp
 from halspan.data.stores.paths import Place
 
@@ -37,6 +37,7 @@ def fetch(place: Place, on_bytes: Callable[[int, int], None] | None = None) -> P
         with written_to("XDG_CACHE_HOME", folder):
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
+            remove_unfinished(folder)  # what a killed process has left may be large
             if not copy.exists():  # another process has made it meanwhile
                 download(place, copy, on_bytes)
     return copy

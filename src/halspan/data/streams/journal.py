@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from halspan.core.errors import ConfigError
+from halspan.core.errors import ConfigError, DataError
 from halspan.data.streams.records import Position
 
 _POLL = 0.2  # seconds between two attempts to lock
@@ -63,8 +63,23 @@ class Journal:
     is_merged: bool = False
 
     @classmethod
-    def read(cls, stream: BinaryIO) -> "Journal":
-        """Read a journal from its beginning to the end, or to a line that a killed process has not finished."""
+    def read(cls, stream: BinaryIO, path: Path) -> "Journal":
+        """Read a journal from its beginning to the end, or to a line that a killed process has not finished.
+
+        Args:
+            stream: The opened journal.
+            path: Its name, for the message.
+
+        Raises:
+            DataError: Whole lines of it are not what `write_mark` and the others write.
+        """
+        try:
+            return cls._read(stream)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise DataError(f"{path}: is damaged ({error}); score again with --overwrite") from None
+
+    @classmethod
+    def _read(cls, stream: BinaryIO) -> "Journal":
         stream.seek(0)
         settings, mark, whole, is_merged = None, None, 0, False
         ends: list[tuple[int, int, int]] = []
@@ -76,11 +91,11 @@ class Journal:
             if entry is None:
                 break
             if settings is None:
-                settings = entry["settings"]
+                settings = dict(entry["settings"])
             elif entry == _MERGED:
                 is_merged = True
             else:
-                mark = Mark(**entry | {"position": Position(**entry["position"])})
+                mark = _read_mark(entry, mark or Mark())
                 ends.append((mark.position.number, mark.output_bytes, mark.rejected_bytes))
             whole += len(line)
         return cls(
@@ -90,6 +105,22 @@ class Journal:
             n_bytes=whole,
             is_merged=is_merged,
         )
+
+
+def _read_mark(entry: Mapping[str, Any], before: Mark) -> Mark:
+    """Read the state after a block, none of whose numbers is below that before.
+
+    Raises:
+        ValueError: It is something else, or not as `Mark` describes it.
+    """
+    mark = Mark(**{**entry, "position": Position(**entry["position"])})
+    numbers, least = (
+        (one.position.number, one.position.offset, one.output_bytes, one.rejected_bytes) for one in (mark, before)
+    )
+    are_whole = all(type(number) is int for number in (*numbers, *mark.counts.values()))
+    if not are_whole or any(number < low for number, low in zip(numbers, least, strict=True)):
+        raise ValueError(f"after {least} comes {numbers}")
+    return mark
 
 
 def begin(journal: BinaryIO, settings: Settings) -> None:

@@ -3,11 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from halspan.core.errors import ConfigError, DataError
-from halspan.core.files import open_appending
+from halspan.core.files import open_regular
 from halspan.data.stores.access import exists
 from halspan.data.stores.paths import Place
 from halspan.data.streams.journal import Journal, Mark, write_merged
@@ -18,6 +20,7 @@ from halspan.data.streams.stored import StoredOutput
 
 _PIECE = 2**20  # bytes
 _SHARD = "--shard"  # the one setting in which parts differ
+_MOST_NAMED = 20  # shards in a message
 
 
 def merge_parts(output: Place, convert: Callable[[Path, Path], None] | None = None) -> Mapping[str, int]:
@@ -62,7 +65,8 @@ def _merge(
     for part in parts:
         if stored is not None:
             stored.remove_part(part.shard, is_merged=True)
-        part.paths.discard_unfinished()
+        with _unchanged(part):
+            part.paths.discard_unfinished()
     return counts
 
 
@@ -76,15 +80,37 @@ def _write(
     with locked_journal(paths) as journal:
         if stored is not None:
             stored.bring_parts(parts)
+        journal.truncate(0)  # of one process that was interrupted; what it has left is replaced
         n_rejected = _join(parts, paths)
+        for part in parts:
+            with _unchanged(part):
+                pass
         mark = Mark(counts=dict(counts), rejected_bytes=n_rejected, is_complete=True)
         ResumableOutput(paths, journal, mark).finish(convert, None if stored is None else stored.put)
+
+
+@contextmanager
+def _unchanged(part: Part) -> Iterator[BinaryIO]:
+    """Keep other processes from a part, and require that its shard was not scored again since its journal was read.
+
+    Raises:
+        ConfigError: It was, or another process scores it.
+    """
+    with locked_journal(part.paths) as journal:
+        now = Journal.read(journal, part.paths.journal)
+        if (now.settings, now.mark) != (part.settings, part.mark):
+            if now.settings is None:  # it was removed, or has just begun
+                part.paths.journal.unlink()
+            raise ConfigError(
+                f"--merge: shard {part.shard} was merged or scored again meanwhile; the same command does what is left"
+            )
+        yield journal
 
 
 def _mark(part: Part, stored: StoredOutput | None) -> None:
     """Note in the journal of a part that it was merged."""
     if not part.journal.is_merged:
-        with open_appending(part.paths.journal) as journal:
+        with _unchanged(part) as journal:
             write_merged(journal)
         if stored is not None:
             stored.put_journal(part)
@@ -102,10 +128,16 @@ def _check(output: Place, parts: Sequence[Part], *, may_lack: bool) -> None:
             f"({output.name}.*) that are not to be merged"
         )
     begun = {part.shard.index for part in parts}
-    if not may_lack and (missing := [str(Shard(i, counts[0])) for i in range(1, counts[0] + 1) if i not in begun]):
-        raise ConfigError(f"--merge: {output} lacks the shards {', '.join(missing)}; {again}")
+    lacking = (str(Shard(i, counts[0])) for i in range(1, counts[0] + 1) if i not in begun)
+    if not may_lack and (missing := list(islice(lacking, _MOST_NAMED))):
+        others = counts[0] - len(begun) - len(missing)
+        more = f" and {others:,} more" if others else ""
+        raise ConfigError(f"--merge: {output} lacks the shards {', '.join(missing)}{more}; {again}")
     if unfinished := [str(part.shard) for part in parts if not part.mark.is_complete]:
         raise ConfigError(f"--merge: the shards {', '.join(unfinished)} of {output} are not finished; {again}")
+    for part in parts:
+        if (own := part.settings.get(_SHARD)) != str(part.shard):
+            raise ConfigError(f"--merge: {part.paths.journal.name} is of shard {own}, not {part.shard}; rename it back")
     first = parts[0]
     for part in parts[1:]:
         for name in {**first.settings, **part.settings}:
@@ -121,7 +153,9 @@ def _join(parts: Sequence[Part], paths: Paths) -> int:
     """Write the blocks of all parts in the order of the input; return the bytes of rejected records."""
     blocks = sorted(block for number, part in enumerate(parts) for block in _blocks(number, part.journal))
     try:
-        with paths.partial.open("wb") as records, paths.rejected_partial.open("wb") as rejected:
+        for path in (paths.partial, paths.rejected_partial):
+            path.unlink(missing_ok=True)  # it may be a link
+        with paths.partial.open("xb") as records, paths.rejected_partial.open("xb") as rejected:
             for _, number, (from_records, from_rejected), (to_records, to_rejected) in blocks:
                 source = parts[number].paths
                 _copy(source.partial, records, from_records, to_records)
@@ -146,7 +180,11 @@ def _blocks(part: int, journal: Journal) -> Iterator[tuple[int, int, list[int], 
 def _copy(source: Path, target: BinaryIO, start: int, stop: int) -> None:
     if start == stop:
         return
-    with source.open("rb") as file:  # parts may be more than files that a process may open
+    try:
+        opened = open_regular(source, follows_links=False)  # parts may be more than files that a process may open
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}); score its shard again") from None
+    with opened as file:
         file.seek(start)
         left = stop - start
         while left and (piece := file.read(min(left, _PIECE))):

@@ -13,10 +13,11 @@ from pathlib import Path
 from halspan.core.errors import DataError
 from halspan.core.files import open_regular
 from halspan.data.streams.journal import Journal, Mark, Settings
-from halspan.data.streams.records import Shard
+from halspan.data.streams.records import MOST_SHARDS, Shard
 from halspan.data.streams.resumable import Paths
 
 _TAIL = 2**16  # bytes at the end of a journal that hold its last line
+_WHOLE = "[1-9][0-9]{0,9}"  # as shards write them
 _NUMBER = re.compile(rb'"position": \{"number": (\d+)')
 
 
@@ -64,20 +65,18 @@ def shards_among(output: str, names: Iterable[str]) -> list[Shard]:
     >>> [str(shard) for shard in shards_among("a.jsonl", ["a.jsonl.2-of-4.jsonl.journal", "b.jsonl"])]
     ['2/4']
     """
-    name = re.compile(re.escape(output) + r"\.(\d+)-of-(\d+)\.jsonl\.journal")
-    found = (name.fullmatch(one) for one in names)
-    return [Shard(index, count) for count, index in sorted((int(match[2]), int(match[1])) for match in found if match)]
+    name = re.compile(re.escape(output) + rf"\.({_WHOLE})-of-({_WHOLE})\.jsonl\.journal")
+    found = ((int(match[2]), int(match[1])) for match in map(name.fullmatch, names) if match)
+    return [Shard(index, count) for count, index in sorted(found) if index <= count <= MOST_SHARDS]
 
 
 def _read_part(output: Path, shard: Shard) -> Part | None:
     paths = Paths(part_of(output, shard))
     try:
-        with open_regular(paths.journal) as file:
-            journal = Journal.read(file)
+        with open_regular(paths.journal, follows_links=False) as file:
+            journal = Journal.read(file, paths.journal)
     except OSError as error:
         raise DataError(f"{paths.journal}: cannot be read ({error.strerror}); check it and its permissions") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{paths.journal}: is damaged ({error}); score its shard again with --overwrite") from None
     if journal.settings is None or journal.mark is None:
         return None
     return Part(shard, paths, journal, journal.settings, journal.mark)
@@ -86,7 +85,7 @@ def _read_part(output: Path, shard: Shard) -> Part | None:
 def lines_read(output: Path, shard: Shard) -> int:
     """Return how many lines of the input a shard has read and finished, from the end of its journal."""
     try:
-        with open_regular(Paths(part_of(output, shard)).journal) as file:
+        with open_regular(Paths(part_of(output, shard)).journal, follows_links=False) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().splitlines(keepends=True)
     except OSError:  # it has not begun, or is merged already

@@ -26,9 +26,11 @@ from halspan.data.streams.lines import STDIN, open_lines
 from halspan.data.streams.usable_annotation import without_bad_annotation
 
 BLOCK = 256  # records that are scored together, and that a shard takes together
+MOST_SHARDS = 1_000_000
 MOST_CHARACTERS = 1_000_000  # largest text; memory grows with its length
 _MOST_SHOWN = 2000  # characters of a rejected record that are kept
 _CHUNK = 2**20  # bytes
+_MOST_DIGITS = 100  # beyond some thousands, Python does not parse a number
 DEFAULTS = {"generator": "unknown", "direction": "image_to_text"}
 
 
@@ -44,7 +46,7 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
+        if not 1 <= self.index <= self.count <= MOST_SHARDS:
             raise ConfigError(f"--shard: {self} is not possible; the shards of 4 are 1/4, 2/4, 3/4 and 4/4")
 
     def __str__(self) -> str:
@@ -61,7 +63,7 @@ class Shard:
         True
         """
         index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal()):
+        if not (index.isdecimal() and count.isdecimal() and len(text) < _MOST_DIGITS):
             raise ConfigError(f"--shard: {text!r} is not i/n; the shards of 4 are 1/4, 2/4, 3/4 and 4/4")
         return cls(int(index), int(count))
 

@@ -21,6 +21,7 @@ from halspan.data.streams.lines import without_suffixes
 from halspan.data.streams.records import Position
 
 _NOT_HERE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_NOT_HERE |= {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # of file systems without locks
 _PIECE = 2**20  # bytes
 
 
@@ -161,6 +162,7 @@ class ResumableOutput:
                 _move(paths.rejected_partial, paths.rejected, keep=self.mark.rejected_bytes > 0)
             if paths.partial.exists():
                 if convert is not None:
+                    paths.converted.unlink(missing_ok=True)  # it may be a link
                     convert(paths.partial, paths.converted)
                     _sync(paths.converted)
                     paths.converted.replace(paths.output)
@@ -204,7 +206,7 @@ def open_output(
     """
     paths = Paths(output)
     with locked_journal(paths, patience=patience) as journal:
-        mark = _continue(journal, settings, restart=restart) if resume else None
+        mark = _continue(paths, journal, settings, restart=restart) if resume else None
         opened = ResumableOutput(paths, journal, mark or _begin(paths, journal, settings))
         try:
             yield opened
@@ -224,15 +226,29 @@ def locked_journal(paths: Paths, *, patience: float = 0.0) -> Iterator[BinaryIO]
     """
     try:
         paths.output.parent.mkdir(parents=True, exist_ok=True)
-        journal = open_appending(paths.journal)
+        journal = _open_locked(paths, patience)
     except OSError as error:
         raise unwritable(paths.output, error) from None
     try:
-        lock(journal, paths.output, patience=patience)
         yield journal
     finally:
         with suppress(OSError):
             journal.close()
+
+
+def _open_locked(paths: Paths, patience: float) -> BinaryIO:
+    """Open the journal and lock it; a lock on one that another process has removed meanwhile would have no effect."""
+    while True:
+        journal = open_appending(paths.journal)
+        try:
+            lock(journal, paths.output, patience=patience)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(journal.fileno()), paths.journal.stat()):
+                    return journal
+        except BaseException:
+            journal.close()
+            raise
+        journal.close()
 
 
 def _begin(paths: Paths, journal: BinaryIO, settings: Settings) -> Mark:
@@ -242,9 +258,9 @@ def _begin(paths: Paths, journal: BinaryIO, settings: Settings) -> Mark:
     return Mark()
 
 
-def _continue(journal: BinaryIO, settings: Settings, *, restart: bool) -> Mark | None:
+def _continue(paths: Paths, journal: BinaryIO, settings: Settings, *, restart: bool) -> Mark | None:
     """Return the last finished block, and cut off what was written after it; None where no block is finished."""
-    had = Journal.read(journal)
+    had = Journal.read(journal, paths.journal)
     if had.settings is None or had.mark is None or (restart and had.settings != settings):
         return None
     check_settings(had.settings, settings)
