@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_llama4 import tiny_spec
 
 from halspan.core.captions import Caption, Sentence
 from halspan.core.cost import Cost
@@ -16,7 +17,6 @@ from halspan.inference import scorer as scorer_module
 from halspan.inference.blocks import MOST_CAPTIONS, Answered, Asked, divide, in_order, share_rows
 from halspan.inference.scorer import Scorer
 from halspan.models.detector import build_detector
-from halspan.models.model_spec import LoraSpec, ModelSpec
 
 COLORS = ("red", "green", "blue", "white")
 
@@ -33,16 +33,7 @@ def picture(color):
 
 @pytest.fixture(scope="module")
 def scorer():
-    spec = ModelSpec(
-        backbone="builtin:llama4-tiny",
-        prompt="What is wrong?",
-        context="causal",
-        max_tokens=512,
-        pack_tokens=512,
-        dtype="float32",
-        attention="eager",
-        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
-    )
+    spec = tiny_spec()
     torch.manual_seed(0)
     parts = build_detector(spec, ("Attribute", "Object"))
     for name, parameter in parts[0].named_parameters():

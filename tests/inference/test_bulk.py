@@ -2,8 +2,8 @@ import base64
 import json
 
 import pytest
-import torch
 from PIL import Image
+from tiny_llama4 import tiny_detector
 
 from halspan.core.captions import Prediction, SentenceScore
 from halspan.core.errors import ModelError
@@ -12,30 +12,13 @@ from halspan.data.streams.records import ItemReader, JsonLinesFile, Position, Sh
 from halspan.inference import bulk
 from halspan.inference.blocks import Answered
 from halspan.inference.bulk import score_blocks
-from halspan.inference.detector import About, Detector
-from halspan.inference.tuning import Tuned
-from halspan.models.detector import build_detector
-from halspan.models.model_spec import LoraSpec, ModelSpec
 
-TAXONOMY = ("Attribute", "Object")
 COLORS = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        backbone="builtin:llama4-tiny",
-        prompt="What is wrong?",
-        context="causal",
-        max_tokens=512,
-        pack_tokens=512,
-        dtype="float32",
-        attention="eager",
-        lora=LoraSpec(r=2, alpha=4, dropout=0.5, targets=["language"]),
-    )
-    about = About(name="tiny", figures={}, origin={})
-    return Detector(*build_detector(spec, TAXONOMY), spec=spec, taxonomy=TAXONOMY, tuned=Tuned(), about=about)
+    return tiny_detector()
 
 
 @pytest.fixture

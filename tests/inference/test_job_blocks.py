@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_llama4 import tiny_spec
 
 from halspan.core.errors import ModelError
 from halspan.data.readers.jsonl import JsonLines
@@ -12,7 +13,6 @@ from halspan.evaluation import jobs as jobs_module
 from halspan.evaluation.jobs import Job, join_blocks, score_blocks, score_jobs
 from halspan.inference.scorer import Scorer
 from halspan.models.detector import build_detector
-from halspan.models.model_spec import LoraSpec, ModelSpec
 
 TYPES = ("Attribute", "Object")
 HOW = {"captions_per_row": 2, "batch_tokens": 600}
@@ -20,16 +20,7 @@ HOW = {"captions_per_row": 2, "batch_tokens": 600}
 
 @pytest.fixture(scope="module")
 def scorer():
-    spec = ModelSpec(
-        backbone="builtin:llama4-tiny",
-        prompt="What is wrong?",
-        context="causal",
-        max_tokens=512,
-        pack_tokens=512,
-        dtype="float32",
-        attention="eager",
-        lora=LoraSpec(r=2, alpha=4, dropout=0.0, targets=["language"]),
-    )
+    spec = tiny_spec()
     torch.manual_seed(0)
     return Scorer(*build_detector(spec, TYPES), spec)
 

@@ -1,28 +1,20 @@
 import pytest
 import torch
 from small_runs import run, small_overrides
+from tiny_llama4 import tiny_spec
 
 from halspan.app.configuration import configure
 from halspan.core.errors import ConfigError, DataError, ModelError
 from halspan.core.loss_weights import LossWeights
 from halspan.models.detector import build_detector
-from halspan.models.model_spec import LoraSpec, ModelSpec
+from halspan.models.model_spec import LoraSpec
 from halspan.testing.small_corpora import write_corpus
 from halspan.training.fit import check_machine, fit
 from halspan.training.module import DetectorModule, load_trained, seed_step
 
 
 def detector(*, r, targets=("language",)):
-    spec = ModelSpec(
-        backbone="builtin:llama4-tiny",
-        prompt="What is wrong?",
-        context="causal",
-        max_tokens=512,
-        pack_tokens=512,
-        dtype="float32",
-        attention="eager",
-        lora=LoraSpec(r=r, alpha=4, dropout=0, targets=list(targets)) if r else None,
-    )
+    spec = tiny_spec(lora=LoraSpec(r=r, alpha=4, dropout=0.0, targets=list(targets)) if r else None)
     return build_detector(spec, ("Attribute",))[0]
 
 
