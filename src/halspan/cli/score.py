@@ -10,8 +10,6 @@ from halspan.cli.corpora import ExtraKeysOption, OnExtraKeys, OnProblem
 from halspan.core.errors import ConfigError
 from halspan.data.stores.paths import parse_place
 
-_INTERRUPTED = 130  # exit status of shells after Ctrl-C
-
 
 class Launcher(StrEnum):
     """What places shards on workers."""
@@ -192,14 +190,9 @@ def score(
         runs.show_plan(job, devices or workers)
         return
     runs.check(job, resume=resume, overwrite=overwrite)
-    try:
+    with runs.answered_ctrl_c(job, part):
         if launch is None and devices is None:
             runs.score_one(job, part, resume=resume, overwrite=overwrite)
         else:
-            runs.check_launch(job, part, devices=devices, launch=launch)
-            n_workers = workers if devices is None else devices
-            launcher = runs.find_launcher(launch, address)
-            runs.score_all(job, n_workers, launcher, n_shards=shards, resume=resume, overwrite=overwrite)
-    except KeyboardInterrupt:
-        runs.say(runs.how_to_continue(job, part))
-        raise typer.Exit(_INTERRUPTED) from None
+            launcher = runs.find_launcher(job, part, devices=devices, launch=launch, address=address)
+            runs.score_all(job, devices or workers, launcher, n_shards=shards, resume=resume, overwrite=overwrite)

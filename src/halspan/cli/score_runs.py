@@ -1,10 +1,13 @@
 """What `halspan score` does: it scores one shard or all, merges parts, or shows a plan, and says how it went."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from halspan.console import new_table, open_console
 from halspan.core.errors import ConfigError, DataError, ModelError
@@ -18,6 +21,8 @@ if TYPE_CHECKING:  # imported where they are used, to keep `halspan --help` fast
     from halspan.data.streams.records import Shard, Source
     from halspan.scoring.job import Job
     from halspan.scoring.shards import Launch
+
+_INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
 
 def show_plan(job: "Job", workers: int) -> None:
@@ -89,20 +94,18 @@ def check_workers(
         raise ConfigError("--shards: it is that of --devices and --launch; one shard alone is --shard I/N")
 
 
-def check_launch(job: "Job", part: "Shard", *, devices: int | None, launch: str | None) -> None:
-    """Refuse what cannot be placed on several workers."""
+def find_launcher(
+    job: "Job", part: "Shard", *, devices: int | None, launch: str | None, address: str | None
+) -> "Launch":
+    """Return what places shards on workers; what cannot be placed is refused."""
+    from halspan.scoring import processes, ray_actors
+
     if devices is not None and launch is not None:
         raise ConfigError("--devices and --launch: one uses this machine, the other a cluster; give one of them")
     if part.count > 1:
         raise ConfigError(f"--shard: {part} is one shard, and --devices and --launch score all; give one of them")
     if DASH in (job.input_, job.output):
         raise ConfigError("--devices and --launch need files: workers read the input and write their parts; give files")
-
-
-def find_launcher(launch: str | None, address: str | None) -> "Launch":
-    """Return what places shards on workers."""
-    from halspan.scoring import processes, ray_actors
-
     if launch is None:
         return processes.launch
     ray_actors.import_ray()  # fail now, not after the input was read, if it is missing
@@ -191,7 +194,17 @@ def fetch_input(job: "Job") -> None:
         fetch(job.input_, lambda n_bytes, size: bar.update(task, total=size, completed=n_bytes))
 
 
-def how_to_continue(job: "Job", shard: "Shard") -> str:
+@contextmanager
+def answered_ctrl_c(job: "Job", shard: "Shard") -> Iterator[None]:
+    """Say, where Ctrl-C ends the block, how much is finished, and the command that continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(_how_to_continue(job, shard))
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _how_to_continue(job: "Job", shard: "Shard") -> str:
     """Describe how much is finished, and the command that continues."""
     from halspan.data.streams.parts import find_parts, part_of
     from halspan.data.streams.resumable import Paths
