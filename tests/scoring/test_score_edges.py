@@ -38,7 +38,7 @@ def test_workers_with_another_current_folder_find_all_that_was_named_from_this_o
             job.run(shard, resume=True)
             yield {shard}
 
-    monkeypatch.setattr(score_runs, "find_launcher", lambda *_: launch)
+    monkeypatch.setattr(score_runs, "find_launcher", lambda *_, **__: launch)
     words = arguments_of(f"exports/{detector.name}", "captions.jsonl", "out/scored.jsonl", "--images", "photos")
     assert status(*words, "--launch", "ray") in (0, None)
     assert len(records(tmp_path / "out" / "scored.jsonl")) == 3
