@@ -19,8 +19,10 @@ def write_section(heading: str, lines: Sequence[str]) -> None:
     """Put a section in the place of the one of its heading, or at the end, and print it."""
     section = "\n".join([heading, "", *map(_wrap, lines), ""])
     before = RESULTS.read_text(encoding="utf-8")
-    kept = re.sub(rf"\n*{heading}\n.*?(?=\n## |\Z)", "", before, flags=re.DOTALL).rstrip()
-    RESULTS.write_text(f"{kept}\n\n{section}", encoding="utf-8")
+    place = re.search(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", before, flags=re.DOTALL | re.MULTILINE)
+    start, stop = place.span() if place else (len(before), len(before))
+    parts = (before[:start].rstrip(), section.rstrip(), before[stop:].strip())
+    RESULTS.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     print(section)
 
 
